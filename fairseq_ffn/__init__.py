@@ -1,0 +1,17 @@
+"""fairseq_ffn: Transformers whose feed-forward networks are shared, absent, wide or parallel.
+
+Importing the package registers the model ``transformer_ffn`` and its architectures with fairseq
+and lets fairseq's checkpoints load without running code from the file. ``--user-dir fairseq_ffn``
+does that import. The imports of ``models`` and below stand here, rather than being left to
+fairseq, since fairseq skips them when the package has been imported before.
+"""
+
+from fairseq_ffn.checkpoints import allow_fairseq_checkpoints
+from fairseq_ffn.errors import install_one_line_errors
+
+allow_fairseq_checkpoints()
+install_one_line_errors()
+
+from fairseq_ffn import models  # noqa: E402, F401  (registers)
+
+__version__ = "0.1.0"

@@ -1,0 +1,260 @@
+"""The layout language: which module each layer of a stack uses for one kind of sub-block.
+
+A layout string says, for the N layers of one stack and one kind of sub-block (FFN, self-attention
+or cross-attention), which layers share a module and which have none:
+
+=====================  ==========================================================================
+``independent``        a module of its own per layer (the usual Transformer)
+``shared``             one module for the whole stack (One Wide FFN, section "Sharing")
+``none``               no such sub-block: its residual and layer norm go too (same paper, note 2)
+``tied``               one module common to encoder and decoder; both stacks must say so
+``sequence:M``         M modules, each for a run of consecutive layers: 0 0 1 1 2 2
+``cycle:M``            M modules in turn: 0 1 2 0 1 2
+``cycle-rev:M``        in turn, but the last M layers in reverse: 0 1 2 2 1 0
+``a,a,b,-,c,c``        one name per layer, ``-`` for none; ``@name`` is common to both stacks
+=====================  ==========================================================================
+
+``sequence``, ``cycle`` and ``cycle-rev`` are the strategies of Takase & Kiyono, "Lessons on
+Parameter Sharing across Layers in Transformers". Where M doesn't divide N, ``sequence`` makes runs
+whose lengths differ by at most one, and the cycles end early; every one of the M modules is used.
+
+This file is pure: it needs no torch and no fairseq.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Dict, Iterable, Optional, Tuple
+
+from fairseq_ffn.errors import UserError
+
+KEYWORDS = ("independent", "shared", "none", "tied")
+STRATEGIES = ("sequence", "cycle", "cycle-rev")
+FORMS = (
+    "independent, shared, none, tied, sequence:M, cycle:M, cycle-rev:M, "
+    "or one name per layer such as a,a,b,-,c,c"
+)
+_NAME = re.compile(r"@?[A-Za-z0-9_.]+")
+
+
+class LayoutError(UserError):
+    """A layout string that is malformed, or that doesn't fit the stack it is for."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The module that each layer uses: a group name, or None where the sub-block is absent."""
+
+    modules: Tuple[Optional[str], ...]
+
+    def __str__(self) -> str:
+        return ",".join("-" if name is None else name for name in self.modules)
+
+    @property
+    def groups(self) -> Dict[str, Tuple[int, ...]]:
+        """Layers of every group, groups in the order in which their first layers come."""
+        found: Dict[str, Tuple[int, ...]] = {}
+        for layer, name in enumerate(self.modules):
+            if name is not None:
+                found[name] = found.get(name, ()) + (layer,)
+        return found
+
+    @property
+    def absent(self) -> Tuple[int, ...]:
+        """Layers without this sub-block."""
+        return tuple(layer for layer, name in enumerate(self.modules) if name is None)
+
+    @property
+    def common(self) -> Tuple[str, ...]:
+        """Names of groups that are common to encoder and decoder."""
+        return tuple(name for name in self.groups if name.startswith("@"))
+
+    @property
+    def is_independent(self) -> bool:
+        """True for the usual Transformer: nothing shared, nothing absent."""
+        return not self.absent and not self.has_sharing
+
+    @property
+    def has_sharing(self) -> bool:
+        """True when a module serves more than one layer, of this stack or of both."""
+        return bool(self.common) or any(len(layers) > 1 for layers in self.groups.values())
+
+    def keep(self, layers: Iterable[int]) -> "Layout":
+        """The layout of a stack pruned to ``layers`` (in ascending order, as fairseq prunes)."""
+        return Layout(tuple(self.modules[layer] for layer in sorted(layers)))
+
+
+def parse_layout(text: str, num_layers: int, flag: str = "layout") -> Layout:
+    """Parse one layout string for a stack of ``num_layers`` layers.
+
+    Args:
+        text: the layout string.
+        num_layers: layers of the stack, N.
+        flag: the flag to name in an error, such as ``--encoder-ffn-layout``.
+
+    Raises:
+        LayoutError: with one line that names flag, value and, where there is one, the layer.
+    """
+    if not isinstance(text, str):
+        raise LayoutError(f"{flag} {text!r}: not a string; use {FORMS}")
+    stripped = text.strip()
+    if stripped == "independent":
+        return Layout(tuple(str(layer) for layer in range(num_layers)))
+    if stripped == "shared":
+        return Layout(("shared",) * num_layers)
+    if stripped == "none":
+        return Layout((None,) * num_layers)
+    if stripped == "tied":
+        return Layout(("@tied",) * num_layers)
+    if ":" in stripped:
+        return _parse_strategy(stripped, num_layers, flag)
+    return _parse_explicit(stripped, num_layers, flag)
+
+
+def check_layout(text: str) -> str:
+    """Check the form of a layout string before the number of layers is known (argparse type)."""
+    stripped = text.strip()
+    if ":" in stripped:
+        name, _, number = stripped.partition(":")
+        layers = int(number) if number.isdecimal() else 1
+        _parse_strategy(stripped, max(layers, 1), "layout")
+    elif stripped not in KEYWORDS:
+        _parse_explicit(stripped, len(stripped.split(",")), "layout")
+    return stripped
+
+
+def _parse_strategy(text: str, num_layers: int, flag: str) -> Layout:
+    strategy, _, number = text.partition(":")
+    if strategy not in STRATEGIES:
+        raise LayoutError(f"{flag} '{text}': unknown strategy '{strategy}'; use {FORMS}")
+    if not (number.isascii() and number.isdecimal()):
+        raise LayoutError(f"{flag} '{text}': '{number}' is not a number of modules, as in cycle:2")
+    modules = int(number)
+    if not 1 <= modules <= num_layers:
+        raise LayoutError(
+            f"{flag} '{text}': {modules} modules for {num_layers} layers; use 1 to {num_layers}"
+        )
+    return Layout(tuple(str(m) for m in _strategy_indices(strategy, modules, num_layers)))
+
+
+def _strategy_indices(strategy: str, modules: int, num_layers: int) -> Tuple[int, ...]:
+    if strategy == "sequence":
+        return tuple(layer * modules // num_layers for layer in range(num_layers))
+    if strategy == "cycle":
+        return tuple(layer % modules for layer in range(num_layers))
+    last_round = modules * (-(-num_layers // modules) - 1)
+    return tuple(
+        layer % modules if layer < last_round else modules - 1 - layer % modules
+        for layer in range(num_layers)
+    )
+
+
+def _parse_explicit(text: str, num_layers: int, flag: str) -> Layout:
+    names = [name.strip() for name in text.split(",")]
+    if len(names) == 1 and num_layers != 1:
+        raise LayoutError(f"{flag} '{text}': not a layout; use {FORMS}")
+    if len(names) != num_layers:
+        raise LayoutError(
+            f"{flag} '{text}': names {len(names)} layers, but the stack has {num_layers}"
+        )
+    for layer, name in enumerate(names):
+        if name == "-":
+            continue
+        if not _NAME.fullmatch(name):
+            raise LayoutError(
+                f"{flag} '{text}': layer {layer}: '{name}' is not a name; use letters, digits, "
+                "'_' and '.', with '@' before a name common to both stacks, or '-' for none"
+            )
+        if name in KEYWORDS and len(names) > 1:
+            raise LayoutError(
+                f"{flag} '{text}': layer {layer}: '{name}' stands for a whole layout and can't be "
+                "the name of one module"
+            )
+    return Layout(tuple(None if name == "-" else name for name in names))
+
+
+@dataclass(frozen=True)
+class ModelLayouts:
+    """The five layouts of an encoder-decoder Transformer."""
+
+    encoder_ffn: Layout
+    decoder_ffn: Layout
+    encoder_self_attn: Layout
+    decoder_self_attn: Layout
+    decoder_cross_attn: Layout
+
+    def __post_init__(self) -> None:
+        for kind in ("self_attn", "cross_attn"):
+            for stack in ("encoder", "decoder"):
+                layout = getattr(self, f"{stack}_{kind}", None)
+                if layout is not None and layout.absent:
+                    raise LayoutError(
+                        f"{layout_flag(stack, kind)} '{layout}': layer {layout.absent[0]}: "
+                        "attention can't be absent; only the FFN can"
+                    )
+        if self.decoder_cross_attn.common:
+            name = self.decoder_cross_attn.common[0]
+            raise LayoutError(
+                f"{layout_flag('decoder', 'cross_attn')} '{self.decoder_cross_attn}': '{name}' is "
+                "common to both stacks, but the encoder has no cross-attention"
+            )
+        for kind in ("ffn", "self_attn"):
+            self._check_common(kind)
+
+    def _check_common(self, kind: str) -> None:
+        encoder, decoder = getattr(self, f"encoder_{kind}"), getattr(self, f"decoder_{kind}")
+        for here, there, stack, other in (
+            (encoder, decoder, "encoder", "decoder"),
+            (decoder, encoder, "decoder", "encoder"),
+        ):
+            for name in here.common:
+                if name not in there.common:
+                    raise LayoutError(
+                        f"{layout_flag(stack, kind)} '{here}': layer {here.groups[name][0]}: "
+                        f"'{name}' is common to both stacks, but {layout_flag(other, kind)} "
+                        f"'{there}' doesn't use it; both stacks must say so"
+                    )
+
+    @property
+    def all(self) -> Dict[str, Layout]:
+        """Layout by flag."""
+        return {
+            layout_flag("encoder", "ffn"): self.encoder_ffn,
+            layout_flag("decoder", "ffn"): self.decoder_ffn,
+            layout_flag("encoder", "self_attn"): self.encoder_self_attn,
+            layout_flag("decoder", "self_attn"): self.decoder_self_attn,
+            layout_flag("decoder", "cross_attn"): self.decoder_cross_attn,
+        }
+
+
+def layout_flag(stack: str, kind: str) -> str:
+    """The command-line flag of a layout, such as ``--decoder-cross-attn-layout``."""
+    return f"--{stack}-{kind.replace('_', '-')}-layout"
+
+
+def parse_model_layouts(
+    encoder_layers: int,
+    decoder_layers: int,
+    encoder_ffn: str = "independent",
+    decoder_ffn: str = "independent",
+    encoder_self_attn: str = "independent",
+    decoder_self_attn: str = "independent",
+    decoder_cross_attn: str = "independent",
+) -> ModelLayouts:
+    """Parse and cross-check the five layout strings of a model.
+
+    Raises:
+        LayoutError: for a bad string, absent attention, or a common group that only one stack has.
+    """
+
+    def parse(text: str, layers: int, stack: str, kind: str) -> Layout:
+        return parse_layout(text, layers, layout_flag(stack, kind))
+
+    return ModelLayouts(
+        encoder_ffn=parse(encoder_ffn, encoder_layers, "encoder", "ffn"),
+        decoder_ffn=parse(decoder_ffn, decoder_layers, "decoder", "ffn"),
+        encoder_self_attn=parse(encoder_self_attn, encoder_layers, "encoder", "self_attn"),
+        decoder_self_attn=parse(decoder_self_attn, decoder_layers, "decoder", "self_attn"),
+        decoder_cross_attn=parse(decoder_cross_attn, decoder_layers, "decoder", "cross_attn"),
+    )

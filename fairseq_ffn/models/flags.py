@@ -1,0 +1,280 @@
+"""The model's flags: their help, their defaults, and what is refused before any data is loaded."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Callable, Iterator, List, Tuple
+
+from fairseq_ffn.errors import UserError
+from fairseq_ffn.layouts import (
+    FORMS,
+    LayoutError,
+    ModelLayouts,
+    check_layout,
+    layout_flag,
+    parse_model_layouts,
+)
+
+LAYOUTS = (
+    ("encoder", "ffn", "FFN of the encoder"),
+    ("decoder", "ffn", "FFN of the decoder"),
+    ("encoder", "self_attn", "self-attention of the encoder"),
+    ("decoder", "self_attn", "self-attention of the decoder"),
+    ("decoder", "cross_attn", "cross-attention of the decoder"),
+)
+ENCODER_BLOCKS = ("series", "parallel")
+DECODER_BLOCKS = ("series", "parallel", "parallel-cross-ffn")
+
+#: name in the namespace, default
+DEFAULTS: Tuple[Tuple[str, object], ...] = (
+    *((f"{stack}_{kind}_layout", "independent") for stack, kind, _ in LAYOUTS),
+    ("encoder_block", "series"),
+    ("decoder_block", "series"),
+    ("parallel_norm", "shared"),
+    ("parallel_scale", "none"),
+    ("share_ffn_norm", False),
+    ("cpu_autocast", "none"),
+)
+
+
+def _layout(text: str) -> str:
+    try:
+        return check_layout(text)
+    except LayoutError as error:
+        # argparse shows the text of this kind of error only
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of ``transformer_ffn`` to those of fairseq's Transformer."""
+    for stack, kind, what in LAYOUTS:
+        parser.add_argument(
+            layout_flag(stack, kind),
+            type=_layout,
+            metavar="LAYOUT",
+            help=f"which module each layer uses for the {what}: {FORMS} (default: independent). "
+            "A list that starts with '-' needs the form FLAG=LIST",
+        )
+    parser.add_argument(
+        "--encoder-block",
+        choices=ENCODER_BLOCKS,
+        help="series: attention, then FFN; parallel: both read the layer's input (default: series)",
+    )
+    parser.add_argument(
+        "--decoder-block",
+        choices=DECODER_BLOCKS,
+        help="series; parallel: self-attention, cross-attention and FFN side by side; "
+        "parallel-cross-ffn: self-attention, then the other two side by side (default: series)",
+    )
+    parser.add_argument(
+        "--parallel-norm",
+        choices=("shared", "own"),
+        help="pre-norm parallel blocks: one norm for all branches, or one each (default: shared)",
+    )
+    parser.add_argument(
+        "--parallel-scale",
+        choices=("none", "sqrt"),
+        help="sqrt: multiply the sum of k parallel branches by k^-1/2 (default: none)",
+    )
+    parser.add_argument(
+        "--share-ffn-norm",
+        action="store_true",
+        help="layers that share an FFN share its layer norm too (default: own norm per layer)",
+    )
+    parser.add_argument(
+        "--cpu-autocast",
+        choices=("none", "bfloat16"),
+        help="bfloat16: run the model's forward pass on a CPU under torch.autocast, which is "
+        "faster where the CPU has bfloat16 instructions and slower elsewhere; weights, loss and "
+        "optimiser stay in float32 (default: none)",
+    )
+
+
+def set_defaults(args: argparse.Namespace) -> None:
+    """Fill in the flags that were not given."""
+    for name, default in DEFAULTS:
+        setattr(args, name, getattr(args, name, default))
+
+
+def layouts_of(args: argparse.Namespace) -> ModelLayouts:
+    """The five layouts of a model, parsed for its numbers of layers.
+
+    Raises:
+        LayoutError: a string that is malformed or doesn't fit the stack.
+    """
+    return parse_model_layouts(
+        args.encoder_layers,
+        args.decoder_layers,
+        **{
+            f"{stack}_{kind}": getattr(args, f"{stack}_{kind}_layout") for stack, kind, _ in LAYOUTS
+        },
+    )
+
+
+def check(args: argparse.Namespace) -> ModelLayouts:
+    """Refuse, in one line each, what the layouts or fairseq's other options can't honour.
+
+    Args:
+        args: flags with all defaults set.
+
+    Returns:
+        the parsed layouts.
+
+    Raises:
+        UserError: naming flag, value and, where there is one, the layer.
+    """
+    layouts = layouts_of(args)
+    for rule in (_refused_widths, _refused_blocks, _refused_options):
+        for line in rule(args, layouts):
+            raise UserError(line)
+    return layouts
+
+
+def _refused_widths(args: argparse.Namespace, layouts: ModelLayouts) -> Iterator[str]:
+    clashes: List[Tuple[str, str, Tuple[str, ...]]] = [
+        ("ffn", "ffn_embed_dim", ("ffn_embed_dim", "embed_dim")),
+        ("self_attn", "embed_dim", ("embed_dim", "attention_heads")),
+    ]
+    for kind, _, sizes in clashes:
+        layout = getattr(layouts, f"encoder_{kind}")
+        if not layout.common:
+            continue
+        for size in sizes:
+            mine, other = getattr(args, f"encoder_{size}"), getattr(args, f"decoder_{size}")
+            if mine != other:
+                name = layout.common[0]
+                flag = size.replace("_", "-")
+                yield (
+                    f"{layout_flag('encoder', kind)} '{getattr(args, f'encoder_{kind}_layout')}': "
+                    f"layer {layout.groups[name][0]}: '{name}' is common to both stacks, but "
+                    f"--encoder-{flag} is {mine} and --decoder-{flag} is {other}"
+                )
+    if args.share_ffn_norm and layouts.encoder_ffn.common:
+        if args.encoder_normalize_before != args.decoder_normalize_before:
+            yield (
+                "--share-ffn-norm: an FFN common to both stacks can't share its norm when only one "
+                "stack has --encoder-normalize-before / --decoder-normalize-before"
+            )
+
+
+def _refused_blocks(args: argparse.Namespace, layouts: ModelLayouts) -> Iterator[str]:
+    stacks = (
+        ("encoder", args.encoder_block, ENCODER_BLOCKS),
+        ("decoder", args.decoder_block, DECODER_BLOCKS),
+    )
+    for stack, block, choices in stacks:
+        if block not in choices:
+            yield f"--{stack}-block '{block}': use one of {', '.join(choices)}"
+        if block == "series":
+            continue
+        pre_norm = getattr(args, f"{stack}_normalize_before")
+        if args.parallel_norm == "own" and not pre_norm:
+            yield (
+                f"--parallel-norm own: the post-norm {stack} (--{stack}-block {block}) has one norm "
+                f"after the sum; add --{stack}-normalize-before or use --parallel-norm shared"
+            )
+        if args.share_ffn_norm and args.parallel_norm != "own":
+            yield (
+                f"--share-ffn-norm: with --{stack}-block {block} and --parallel-norm shared the FFN "
+                "has no norm of its own that could be shared"
+            )
+    if args.parallel_norm == "own" and all(block == "series" for _, block, _ in stacks):
+        yield "--parallel-norm own: no stack is parallel; add --encoder-block or --decoder-block"
+    if args.parallel_scale != "none" and all(block == "series" for _, block, _ in stacks):
+        yield "--parallel-scale sqrt: no stack is parallel; add --encoder-block or --decoder-block"
+    if args.no_cross_attention:
+        if args.decoder_block == "parallel-cross-ffn":
+            yield "--decoder-block parallel-cross-ffn needs cross-attention (--no-cross-attention)"
+        if not layouts.decoder_cross_attn.is_independent:
+            yield (
+                f"{layout_flag('decoder', 'cross_attn')} '{args.decoder_cross_attn_layout}': there "
+                "is no cross-attention to lay out (--no-cross-attention)"
+            )
+
+
+def _refused_options(args: argparse.Namespace, layouts: ModelLayouts) -> Iterator[str]:
+    changed = [flag for flag, layout in layouts.all.items() if not layout.is_independent]
+    sharing = [flag for flag, layout in layouts.all.items() if layout.has_sharing]
+    parallel = [
+        f"--{stack}-block"
+        for stack in ("encoder", "decoder")
+        if getattr(args, f"{stack}_block") != "series"
+    ]
+    decoder = [flag for flag in changed + parallel if "decoder" in flag]
+
+    def given(name: str) -> bool:
+        return bool(getattr(args, name, None))
+
+    # name in the namespace, flags it can't go with, why
+    rules: Tuple[Tuple[Callable[[], bool], str, List[str], str], ...] = (
+        (
+            lambda: getattr(args, "ddp_backend", None) == "fully_sharded",
+            "--ddp-backend fully_sharded",
+            sharing,
+            "FSDP flattens each layer's parameters by itself and can't share them over layers",
+        ),
+        (
+            lambda: given("pipeline_model_parallel"),
+            "--pipeline-model-parallel",
+            sharing,
+            "a shared module can't lie on several devices",
+        ),
+        (
+            lambda: given("quant_noise_pq"),
+            "--quant-noise-pq",
+            changed + parallel,
+            "quantisation noise is defined per layer and hasn't been defined for this layout",
+        ),
+        (
+            lambda: given("quant_noise_scalar"),
+            "--quant-noise-scalar",
+            changed + parallel,
+            "it replaces each layer's modules and so un-shares them",
+        ),
+        (
+            lambda: given("base_layers"),
+            "--base-layers",
+            decoder,
+            "BASE layers are inserted between the decoder's layers and shift its layout",
+        ),
+        (
+            lambda: given("cross_self_attention"),
+            "--cross-self-attention",
+            decoder,
+            "it is part of fairseq's series layer with an FFN only",
+        ),
+        *(
+            (
+                (lambda name=name: given(name)),
+                f"--{name.replace('_', '-')}",
+                decoder,
+                "NormFormer's options are part of fairseq's series layer with an FFN only",
+            )
+            for name in ("scale_attn", "scale_heads", "scale_fc", "scale_resids")
+        ),
+        (
+            lambda: (
+                (given("checkpoint_activations") or given("offload_activations"))
+                and getattr(args, "ddp_backend", None) in ("c10d", "pytorch_ddp")
+            ),
+            f"--checkpoint-activations with --ddp-backend {getattr(args, 'ddp_backend', None)}",
+            sharing if getattr(args, "distributed_world_size", 1) > 1 else [],
+            "DDP sees a shared weight's gradient once per layer; use --ddp-backend legacy_ddp",
+        ),
+    )
+    for is_given, option, flags, why in rules:
+        if flags and is_given():
+            name = flags[0].lstrip("-").replace("-", "_")
+            yield f"{option} can't be honoured with {flags[0]} '{getattr(args, name)}': {why}"
+
+
+def warn_of_raw_embeddings(args: argparse.Namespace) -> List[str]:
+    """Stacks whose first parallel FFN would read embeddings that nothing has normalised."""
+    if getattr(args, "layernorm_embedding", False):
+        return []
+    return [
+        stack
+        for stack in ("encoder", "decoder")
+        if getattr(args, f"{stack}_block") == "parallel"
+        and not getattr(args, f"{stack}_normalize_before")
+    ]
