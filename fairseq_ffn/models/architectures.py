@@ -52,7 +52,7 @@ SIZES: Dict[str, Size] = {
     "tiny": Size(
         "ours: trains in minutes on a laptop (docs/quickstart.md)",
         _shape(
-            192,
+            128,
             512,
             4,
             3,

@@ -1,0 +1,158 @@
+"""Running commands: shown, logged, two at a time, with progress, and ended with the script."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Callable, Dict, List, Optional, Sequence
+
+from fairseq_ffn.errors import UserError
+
+__all__ = ["Job", "UserError", "run", "run_jobs", "sha256"]
+
+logger = logging.getLogger("quickstart")
+
+
+class Job:
+    """One command whose output goes to a log file.
+
+    Args:
+        name: what to call it in progress lines.
+        arguments: the command.
+        log: file for its output; written under a temporary name when ``final`` is set.
+        threads: OpenMP threads it may use.
+        final: rename the log to this once the command has ended well.
+        append: go on with an existing log (a resumed training).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        arguments: Sequence[object],
+        log: Path,
+        threads: int = 1,
+        final: Optional[Path] = None,
+        append: bool = False,
+    ):
+        self.name, self.log, self.threads, self.final = name, log, threads, final
+        self.append = append
+        self.arguments = [str(argument) for argument in arguments]
+        self.process: Optional[subprocess.Popen] = None
+        self.started = 0.0
+        self.seconds = 0.0
+
+    def start(self) -> None:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.started = time.monotonic()
+        environment: Dict[str, str] = {
+            **os.environ,
+            "OMP_NUM_THREADS": str(self.threads),
+            # waiting threads must not spin: with a busy core that is many times slower
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONWARNINGS": "ignore",
+        }
+        command = [str(Path(sys.executable).parent / self.arguments[0]), *self.arguments[1:]]
+        with open(self.log, "ab" if self.append else "wb") as output:
+            self.process = subprocess.Popen(
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=environment,
+            )
+
+    def finished(self) -> bool:
+        """True once it has ended well.
+
+        Raises:
+            UserError: it failed; the message has the end of its log.
+        """
+        status = self.process.poll()
+        if status is None:
+            return False
+        self.seconds = time.monotonic() - self.started
+        if status != 0:
+            raise UserError(
+                f"{self.arguments[0]} for {self.name} failed (status {status}); the end of "
+                f"{self.log}:\n{_tail(self.log)}"
+            )
+        if self.final is not None:
+            os.replace(self.log, self.final)
+        return True
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+
+
+def run(arguments: Sequence[object], log: Path, threads: int = 1) -> None:
+    """Run one command and wait for it."""
+    run_jobs([Job(str(arguments[0]), arguments, log, threads)], workers=1)
+
+
+def run_jobs(
+    jobs: List[Job],
+    workers: int,
+    progress: Optional[Callable[[List[Job], List[Job]], str]] = None,
+    interval: float = 15.0,
+) -> None:
+    """Run jobs in the order given, ``workers`` at a time.
+
+    Args:
+        jobs: the commands.
+        workers: how many at once.
+        progress: text for the progress line from (running, finished) jobs.
+        interval: seconds between progress lines; on a terminal one line is rewritten each second.
+
+    Raises:
+        UserError: a job failed; the others are stopped.
+    """
+    waiting, running, finished = list(jobs), [], []
+    terminal = sys.stderr.isatty()
+    shown = time.monotonic()
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                running.append(waiting.pop(0))
+                running[-1].start()
+            time.sleep(0.2)
+            done = [job for job in running if job.finished()]
+            running = [job for job in running if job not in done]
+            finished += done
+            pause = 1.0 if terminal else interval
+            if progress is not None and time.monotonic() - shown >= pause:
+                shown = time.monotonic()
+                line = progress(running, finished)
+                if terminal:
+                    print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+                else:
+                    print(line, file=sys.stderr, flush=True)
+    finally:
+        if terminal and progress is not None:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        for job in running:
+            job.stop()
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _tail(path: Path, lines: int = 8) -> str:
+    text = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return "\n".join(f"  {line[:300]}" for line in text[-lines:])

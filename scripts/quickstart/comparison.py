@@ -1,0 +1,118 @@
+"""The table, a few translations side by side, and where everything lies."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Dict, List, Sequence
+
+from corpus import Corpus
+from decoding import read_json, read_lines
+from training import MAX_TOKENS
+
+from fairseq_ffn.costs import count_multiply_adds, count_parameters, shape_of
+from fairseq_ffn.models import architectures
+
+#: sentences of the test set that are shown
+SAMPLES = 4
+
+
+def comparison(
+    folder: Path,
+    models: Sequence[str],
+    corpus: Corpus,
+    vocabulary_size: int,
+    plan: Dict[str, object],
+    minutes: float,
+) -> str:
+    """The comparison as Markdown."""
+    lines = [
+        "",
+        f"{corpus.source} to {corpus.target}, {len(corpus.pairs('test'))} test sentences, beam 5",
+        "",
+        "| model | BLEU | chrF | parameters | tokens/s | relative | M multiply-adds | training |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for model in models:
+        lines.append(_row(folder / model, model, vocabulary_size))
+    scores = read_json(folder / models[0] / "scores.json")
+    speed = read_json(folder / models[0] / "speed.json")
+    lines += [
+        "",
+        f"BLEU: `{scores['bleu']['signature']}`, chrF: `{scores['chrf']['signature']}`.",
+        f"Tokens/s: batch {speed['batch_size']}, beam {speed['beam']}, {speed['threads']} thread, "
+        f"mean and standard deviation of {len(speed['tokens_per_second'])} rounds, the models in "
+        "turn.",
+        "Multiply-adds: matrix products per source and per target token, without attention scores "
+        "and without the output projection.",
+        _convergence(plan, models, folder),
+        "",
+        *_samples(folder, models, corpus),
+        "",
+        f"Everything took {minutes:.1f} minutes in this call. Files:",
+        f"  models and logs     {folder}/<model>/",
+        f"  translations        {folder}/<model>/hypothesis.txt",
+        f"  scores              {folder}/<model>/scores.json",
+        f"  commands to repeat  {folder}/commands.sh",
+        f"  this comparison     {folder}/comparison.md",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _row(run_dir: Path, model: str, vocabulary_size: int) -> str:
+    args = argparse.Namespace(share_all_embeddings=True)
+    architectures.apply(args, "tiny", model)
+    # fairseq adds four symbols to the pieces and leaves out sentencepiece's three
+    shape = shape_of(args, vocabulary_size + 1)
+    parameters = count_parameters(shape)
+    work = count_multiply_adds(shape)
+    scores = read_json(run_dir / "scores.json")
+    speed = read_json(run_dir / "speed.json")
+    trained = read_json(run_dir / "trained.json")
+    mean = speed["mean"]
+    spread = (
+        sum((value - mean) ** 2 for value in speed["tokens_per_second"])
+        / max(1, len(speed["tokens_per_second"]) - 1)
+    ) ** 0.5
+    cells = [
+        model,
+        f"{scores['bleu']['score']:.1f}",
+        f"{scores['chrf']['score']:.1f}",
+        f"{parameters.total / 1e6:.2f}M",
+        f"{mean:.0f} ± {spread:.0f}",
+        f"{speed['ratio']:.2f}x",
+        f"{work.source_token / 1e6:.2f} + {work.target_token / 1e6:.2f}",
+        f"{trained['updates']} updates, {trained['minutes']:.1f} min",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _convergence(plan: Dict[str, object], models: Sequence[str], folder: Path) -> str:
+    epochs = [float(read_json(folder / model / "trained.json").get("epoch", 0)) for model in models]
+    updates = [
+        float(read_json(folder / model / "trained.json").get("update", 0)) for model in models
+    ]
+    passes = max(updates + [0.0]) or max(epochs)
+    return (
+        f"All models had the same {plan['updates']} updates of up to {MAX_TOKENS} tokens, "
+        f"{passes:.1f} passes over the data, with the learning rate falling to zero: none is "
+        "converged, and the order of models that are close can change with --minutes and --seed."
+    )
+
+
+def _samples(folder: Path, models: Sequence[str], corpus: Corpus) -> List[str]:
+    pairs = corpus.pairs("test")
+    translations = {model: read_lines(folder / model / "hypothesis.txt") for model in models}
+    width = max(len(name) for name in (*models, "reference"))
+    lines = []
+    # sentences spread over the test set that are not trivially short
+    long_enough = [index for index, pair in enumerate(pairs) if len(pair[0].split()) >= 7]
+    step = max(1, len(long_enough) // SAMPLES)
+    for index in long_enough[::step][:SAMPLES]:
+        lines.append("```")
+        lines.append(f"{'source':{width}}  {pairs[index][0]}")
+        lines.append(f"{'reference':{width}}  {pairs[index][1]}")
+        lines += [f"{model:{width}}  {translations[model][index]}" for model in models]
+        lines.append("```")
+    return lines

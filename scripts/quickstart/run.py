@@ -1,0 +1,230 @@
+"""The quick start: prepare, train, generate, score, measure, compare. Run by quickstart.sh.
+
+Everything heavy is a plain fairseq command, shown in ``commands.sh`` of the output folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shlex
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Dict, List
+
+import decoding
+from commands import UserError
+from comparison import comparison
+from corpus import Corpus, guess_languages, prepare
+from training import (
+    REPOSITORY,
+    Workers,
+    plan_updates,
+    train,
+    train_command,
+    write_json,
+)
+
+from fairseq_ffn.cpu_speed import faster_cpu_autocast
+from fairseq_ffn.models.architectures import CONFIGS
+
+logger = logging.getLogger("quickstart")
+
+DEFAULT_DATA = REPOSITORY / "data-bin" / "tatoeba_en_de" / "raw"
+#: share of the minutes, and seconds, kept for generation, measuring and scoring
+RESERVE = (0.10, 60.0)
+
+
+def parse(arguments: List[str]) -> argparse.Namespace:
+    """Options of ``bash scripts/quickstart.sh``."""
+    parser = argparse.ArgumentParser(
+        prog="bash scripts/quickstart.sh",
+        description="Trains and compares Transformers whose feed-forward networks are laid out "
+        "differently, on real text: prepare, train, generate, score, measure, report. Steps that "
+        "are done are skipped; interrupted ones go on. Set-up time is not part of the minutes.",
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=20,
+        help="wall-clock minutes for everything after set-up; training gets what the other steps "
+        "leave (default: 20)",
+    )
+    parser.add_argument(
+        "--models",
+        default="baseline,shared_enc_no_dec,one_wide",
+        help="configs of transformer_ffn_tiny, with commas; the first is compared against "
+        f"(default: %(default)s; there are {', '.join(CONFIGS)})",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=DEFAULT_DATA,
+        metavar="DIR",
+        help="folder with train, dev and test files of two languages, such as train.en and "
+        "train.de, plain or .gz (default: the shipped English-German corpus)",
+    )
+    parser.add_argument("--source-lang", help="source language (default: en, if there is one)")
+    parser.add_argument("--target-lang", help="target language (default: the other)")
+    parser.add_argument("--seed", type=int, default=1, help="random seed (default: 1)")
+    parser.add_argument(
+        "--updates", type=int, help="train for so many updates instead of so many minutes"
+    )
+    parser.add_argument(
+        "--vocabulary-size", type=int, default=4000, help="joint pieces (default: 4000)"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=REPOSITORY / "runs" / "quickstart",
+        metavar="DIR",
+        help="where models and results go (default: runs/quickstart)",
+    )
+    args = parser.parse_args(arguments)
+    args.models = list(dict.fromkeys(name.strip() for name in args.models.split(",") if name))
+    unknown = [name for name in args.models if name not in CONFIGS]
+    if unknown or not args.models:
+        parser.error(
+            f"--models: unknown '{unknown[0] if unknown else ''}'; use {', '.join(CONFIGS)}"
+        )
+    if args.minutes <= 0:
+        parser.error("--minutes: must be more than 0")
+    if args.updates is not None and args.updates < 1:
+        parser.error("--updates: must be at least 1")
+    if (args.source_lang is None) != (args.target_lang is None):
+        parser.error("--source-lang and --target-lang go together")
+    return args
+
+
+def quickstart(args: argparse.Namespace) -> None:
+    """All steps."""
+    started = time.monotonic()
+    raw = args.data.resolve()
+    source, target = args.source_lang, args.target_lang
+    if source is None:
+        source, target = guess_languages(raw)
+    corpus = Corpus(raw, source, target)
+    folder = raw.parent if raw == DEFAULT_DATA.resolve() else args.output / "data"
+    logger.info(f"data: {source} to {target}, {raw}")
+    binary = prepare(corpus, folder, args.vocabulary_size)
+
+    workers = Workers.for_machine(len(args.models))
+    plan = _plan(args, binary, workers, raw, started)
+    _write_commands(args, binary, plan)
+    train(
+        binary,
+        args.models,
+        args.output,
+        workers,
+        plan["updates"],
+        plan["seconds_per_update"],
+        args.seed,
+        plan["cpu_autocast"],
+    )
+    decoding.generate(binary, args.models, args.output, workers, corpus)
+    decoding.score(args.models, args.output)
+    decoding.measure_speed(binary, args.models, args.output)
+    minutes = (time.monotonic() - started) / 60
+    text = comparison(args.output, args.models, corpus, args.vocabulary_size, plan, minutes)
+    (args.output / "comparison.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def _plan(
+    args: argparse.Namespace, binary: Path, workers: Workers, raw: Path, started: float
+) -> Dict[str, object]:
+    """The number of updates, decided once for an output folder."""
+    settings = {
+        "data": str(raw),
+        "vocabulary_size": args.vocabulary_size,
+        "seed": args.seed,
+        "minutes": None if args.updates else args.minutes,
+        "updates_asked": args.updates,
+    }
+    path = args.output / "plan.json"
+    if path.is_file():
+        plan = json.loads(path.read_text())
+        for name, value in settings.items():
+            if plan["settings"].get(name) != value:
+                raise UserError(
+                    f"{args.output} holds a run with {name} {plan['settings'].get(name)}, not "
+                    f"{value}; choose another --output, or delete that folder"
+                )
+        logger.info(f"plan: {plan['updates']} updates for each model, as before")
+        return plan
+    autocast = faster_cpu_autocast()
+    costs: Dict[str, float] = {}
+    updates = args.updates
+    if updates is None:
+        total = 60 * args.minutes
+        seconds = total * (1 - RESERVE[0]) - RESERVE[1] - (time.monotonic() - started)
+        probe_started = time.monotonic()
+        updates, costs = plan_updates(
+            binary,
+            args.models,
+            workers,
+            seconds,
+            args.seed,
+            autocast,
+            args.output / "probe",
+        )
+        updates = max(1, int(updates * (1 - (time.monotonic() - probe_started) / seconds)))
+        shutil.rmtree(args.output / "probe", ignore_errors=True)
+    plan = {
+        "settings": settings,
+        "updates": updates,
+        "seconds_per_update": costs,
+        "cpu_autocast": autocast,
+    }
+    args.output.mkdir(parents=True, exist_ok=True)
+    write_json(path, plan)
+    logger.info(f"plan: {updates} updates for each model, cpu autocast: {autocast}")
+    return plan
+
+
+def _write_commands(args: argparse.Namespace, binary: Path, plan: Dict[str, object]) -> None:
+    """The commands behind the numbers, to read or to run by hand."""
+    lines = ["#!/usr/bin/env bash", "# what the quick start runs", ""]
+    for model in args.models:
+        run_dir = args.output / model
+        for command in (
+            train_command(
+                binary,
+                model,
+                run_dir / "checkpoints",
+                plan["updates"],
+                args.seed,
+                plan["cpu_autocast"],
+            ),
+            decoding.generate_command(binary, run_dir),
+            decoding.speed_command(binary, run_dir),
+        ):
+            lines.append(shlex.join(str(argument) for argument in command))
+        lines.append("")
+    (args.output / "commands.sh").write_text("\n".join(lines), encoding="utf-8")
+
+
+def main() -> int:
+    """Returns the exit status."""
+    logging.basicConfig(
+        level=logging.INFO, format="[quick start] %(message)s", stream=sys.stderr, force=True
+    )
+    for name in ("fairseq", "torch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    args = parse(sys.argv[1:])
+    try:
+        quickstart(args)
+    except (UserError, OSError) as error:
+        print(f"quickstart: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("quickstart: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

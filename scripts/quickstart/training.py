@@ -1,0 +1,193 @@
+"""Training the models: one schedule for all, as long as the minutes allow."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, List, Sequence, Tuple
+
+from commands import Job, UserError, run_jobs
+
+logger = logging.getLogger("quickstart")
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+USER_DIR = REPOSITORY / "fairseq_ffn"
+#: one update of this many tokens (the longer side, with padding)
+MAX_TOKENS = 1024
+LEARNING_RATE = 3e-3
+WARMUP_SHARE = 0.1
+PROBE_UPDATES = 24
+#: process start, data, building the model, saving: seconds a training takes beside its updates
+STARTUP_SECONDS = 12.0
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How the machine is split: one model a core beats all cores on one model at this size."""
+
+    processes: int
+    threads: int
+
+    @staticmethod
+    def for_machine(models: int) -> Workers:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        processes = max(1, min(models, cores or 1))
+        return Workers(processes, max(1, (cores or 1) // processes))
+
+
+def train_command(
+    binary: Path, model: str, save_dir: Path, updates: int, seed: int, autocast: str
+) -> List[object]:
+    """The plain ``fairseq-train`` command of one model; the same settings for every model."""
+    return [
+        "fairseq-train",
+        binary,
+        *("--user-dir", USER_DIR),
+        *("--arch", f"transformer_ffn_tiny_{model}"),
+        "--share-all-embeddings",
+        *("--optimizer", "adam", "--adam-betas", "(0.9, 0.98)", "--clip-norm", 1.0),
+        *("--lr", LEARNING_RATE, "--lr-scheduler", "polynomial_decay"),
+        *("--warmup-updates", max(1, int(WARMUP_SHARE * updates))),
+        *("--total-num-update", updates, "--max-update", updates),
+        *("--criterion", "label_smoothed_cross_entropy", "--label-smoothing", 0.1),
+        *("--max-tokens", MAX_TOKENS, "--max-tokens-valid", 4 * MAX_TOKENS),
+        *("--seed", seed, "--num-workers", 0, "--cpu-autocast", autocast),
+        *("--save-dir", save_dir, "--no-epoch-checkpoints"),
+        *("--save-interval-updates", max(100, updates // 8), "--keep-interval-updates", 1),
+        *("--log-format", "json", "--log-interval", 10),
+    ]
+
+
+def plan_updates(
+    binary: Path,
+    models: Sequence[str],
+    workers: Workers,
+    seconds: float,
+    seed: int,
+    autocast: str,
+    folder: Path,
+) -> Tuple[int, Dict[str, float]]:
+    """How many updates all models can have, so that training takes about ``seconds``.
+
+    Each model trains for a few updates, beside each other as they will be.
+
+    Returns:
+        the number of updates, and each model's seconds per update.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs = []
+    for model in models:
+        save_dir = folder / model
+        shutil.rmtree(save_dir, ignore_errors=True)
+        command = train_command(binary, model, save_dir, PROBE_UPDATES, seed, autocast)
+        command += ["--no-save", "--disable-validation"]
+        jobs.append(Job(model, command, save_dir / "train.log", workers.threads))
+    run_jobs(jobs, workers.processes, lambda *_: "plan: measuring the speed of training")
+    costs = {job.name: _seconds_per_update(job.log) for job in jobs}
+    per_update = _makespan(sorted(costs.values(), reverse=True), workers.processes)
+    rounds = -(-len(models) // workers.processes)
+    updates = int((seconds - rounds * STARTUP_SECONDS) / per_update)
+    if updates < 50:
+        raise UserError(
+            f"only {max(updates, 0)} updates fit into {seconds / 60:.1f} minutes of training; give "
+            "more --minutes, fewer --models, or a number of --updates"
+        )
+    return updates, costs
+
+
+def _makespan(costs: Sequence[float], processes: int) -> float:
+    """Time of the last process when the longest jobs start first."""
+    loads = [0.0] * processes
+    for cost in costs:
+        loads[loads.index(min(loads))] += cost
+    return max(loads)
+
+
+def _seconds_per_update(log: Path) -> float:
+    """From the speed in target words and the mean size of an update, both in fairseq's log."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    lines = [json.loads(line) for line in re.findall(r"train_inner \| (\{.*\})", text)]
+    speeds = [float(line["wps"]) for line in lines if float(line.get("wps", 0)) > 0]
+    sizes = [float(line["wpb"]) for line in lines]
+    if not speeds or not sizes:
+        raise UserError(f"no speed of training in {log}")
+    return (sum(sizes) / len(sizes)) / speeds[-1]
+
+
+def train(
+    binary: Path,
+    models: Sequence[str],
+    folder: Path,
+    workers: Workers,
+    updates: int,
+    costs: Dict[str, float],
+    seed: int,
+    autocast: str,
+) -> None:
+    """Train what isn't trained yet; fairseq resumes from its last checkpoint by itself."""
+    jobs = []
+    for model in models:
+        run_dir = folder / model
+        if (run_dir / "trained.json").is_file():
+            logger.info(f"train: {model} is ready")
+            continue
+        command = train_command(binary, model, run_dir / "checkpoints", updates, seed, autocast)
+        if (run_dir / "checkpoints" / "checkpoint_last.pt").is_file():
+            logger.info(f"train: {model} goes on from its last checkpoint")
+        jobs.append(Job(model, command, run_dir / "train.log", workers.threads, append=True))
+    jobs.sort(key=lambda job: -costs.get(job.name, 0.0))  # the longest first
+    if not jobs:
+        return
+    logger.info(
+        f"train: {len(jobs)} models, {updates} updates each, {workers.processes} at a time with "
+        f"{workers.threads} thread{'s' if workers.threads > 1 else ''}"
+    )
+    started = time.monotonic()
+
+    def progress(running: List[Job], finished: List[Job]) -> str:
+        passed = time.monotonic() - started
+        done = {job.name: updates for job in finished}
+        texts = []
+        for job in running:
+            state = last_update(job.log)
+            done[job.name] = int(state.get("num_updates", 0))
+            loss = f" loss {float(state['loss']):.2f}" if "loss" in state else ""
+            texts.append(f"{job.name} {done[job.name]}/{updates}{loss}")
+        weights = {job.name: costs.get(job.name, 1.0) for job in jobs}
+        share = sum(weights[name] * done[name] for name in done)
+        share /= updates * sum(weights.values())
+        left = f", about {_minutes(passed * (1 - share) / share)} left" if share > 0.02 else ""
+        return f"train: {_minutes(passed)}{left} | " + " | ".join(texts)
+
+    run_jobs(jobs, workers.processes, progress)
+    for job in jobs:
+        record = {"updates": updates, "minutes": job.seconds / 60, **last_update(job.log)}
+        write_json(job.log.parent / "trained.json", record)
+
+
+def last_update(log: Path) -> Dict[str, str]:
+    """The newest training statistics in a log of fairseq-train."""
+    if not log.is_file():
+        return {}
+    with open(log, "rb") as file:
+        file.seek(max(0, log.stat().st_size - 20_000))
+        text = file.read().decode("utf-8", errors="replace")
+    found = re.findall(r"train_inner \| (\{.*\})", text)
+    return json.loads(found[-1]) if found else {}
+
+
+def write_json(path: Path, record: object) -> None:
+    """Write under a temporary name, then rename."""
+    temporary = path.with_suffix(path.suffix + ".tmp")
+    temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
