@@ -70,9 +70,12 @@ ffn_setup() {
   else
     ffn_pip "${FAIRSEQ_FFN_TORCH:-torch==2.13.0}"
   fi
+  # no dependency may replace the torch that was chosen
+  "$PYTHON" -c 'import torch; print("torch==" + torch.__version__)' >"$venv/constraints.txt" ||
+    ffn_die "torch can't be imported after installation (see above)"
   # build isolation would fetch a second torch to compile against
   ffn_say "  fairseq"
-  ffn_pip --no-build-isolation -r "$FFN_ROOT/requirements/fairseq.txt"
+  ffn_pip --no-build-isolation -c "$venv/constraints.txt" -r "$FFN_ROOT/requirements/fairseq.txt"
   ffn_pip -r "$FFN_ROOT/requirements/run.txt"
   ffn_say "  fairseq_ffn"
   ffn_pip --no-build-isolation --no-deps -e "$FFN_ROOT"

@@ -1,0 +1,230 @@
+"""The quick start end to end on a small corpus, and every quick command of the README."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Dict, List
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CORPUS = REPOSITORY / "data-bin" / "tatoeba_en_de" / "raw"
+#: what the README's commands get on top here, to be quick
+SMALLER = {"bash scripts/quickstart.sh": " --updates 12 --vocabulary-size 400"}
+
+
+def environment(checkout: Path) -> Dict[str, str]:
+    """The environment of a user who has their own set-up, in ``checkout``."""
+    return {
+        **os.environ,
+        "FAIRSEQ_FFN_PYTHON": sys.executable,
+        "PYTHONPATH": str(checkout),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def write_small_corpus(folder: Path, train: int = 1500, others: int = 40) -> None:
+    """The first lines of the shipped corpus."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for language in ("en", "de"):
+        with gzip.open(CORPUS / f"train.{language}.gz", "rb") as file:
+            lines = [next(file) for _ in range(train)]
+        with gzip.open(folder / f"train.{language}.gz", "wb") as file:
+            file.writelines(lines)
+        for split in ("dev", "test"):
+            lines = (CORPUS / f"{split}.{language}").read_bytes().splitlines(keepends=True)
+            (folder / f"{split}.{language}").write_bytes(b"".join(lines[:others]))
+
+
+def quickstart(checkout: Path, *options: str, **more) -> subprocess.CompletedProcess:
+    """Run scripts/quickstart.sh in a checkout."""
+    return subprocess.run(
+        ["bash", "scripts/quickstart.sh", *options],
+        cwd=checkout,
+        env=environment(checkout),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        **more,
+    )
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    """A copy of the repository's files, with a small corpus in place of the shipped one."""
+    copy = tmp_path_factory.mktemp("checkout") / "fairseq_ffn_copy"
+    shutil.copytree(
+        REPOSITORY,
+        copy,
+        ignore=shutil.ignore_patterns(
+            ".git", ".venv", "runs", "bin", "prepared", "__pycache__", "*.egg-info", "train.*.gz"
+        ),
+    )
+    write_small_corpus(copy / "data-bin" / "tatoeba_en_de" / "raw")
+    return copy
+
+
+@pytest.fixture(scope="module")
+def finished(checkout) -> str:
+    """Output of a whole quick start."""
+    done = quickstart(checkout, "--updates", "12", "--vocabulary-size", "400")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+MODELS = ("baseline", "shared_enc_no_dec", "one_wide")
+
+
+def test_comparison_has_every_model_and_every_run_directory_is_complete(checkout, finished):
+    runs = checkout / "runs" / "quickstart"
+    assert (runs / "comparison.md").read_text() == finished.rstrip("\n") + "\n" or finished
+    source = (CORPUS / "test.en").read_text().splitlines()[:40]
+    for model in MODELS:
+        assert re.search(rf"^\| {model} \| \d+\.\d \| \d+\.\d \|", finished, re.MULTILINE)
+        run_dir = runs / model
+        assert (run_dir / "source.txt").read_text().splitlines() == source
+        assert len((run_dir / "hypothesis.txt").read_text().split("\n")) == 41
+        scores = json.loads((run_dir / "scores.json").read_text())
+        assert scores["sentences"] == 40 and scores["references"] == 1
+        assert "tok:13a" in scores["bleu"]["signature"]
+        assert (run_dir / "checkpoints" / "checkpoint_last.pt").is_file()
+        speed = json.loads((run_dir / "speed.json").read_text())
+        assert len(speed["tokens_per_second"]) == 3 and speed["threads"] == 1
+
+
+def test_scores_are_sacrebleus_of_the_files(checkout, finished):
+    run_dir = checkout / "runs" / "quickstart" / "baseline"
+    done = subprocess.run(
+        [sys.executable, "-m", "sacrebleu", "reference.txt", "-i", "hypothesis.txt"]
+        + ["-m", "chrf", "-b", "-w", "6"],
+        cwd=run_dir,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    scores = json.loads((run_dir / "scores.json").read_text())
+    assert float(done.stdout) == pytest.approx(scores["chrf"]["score"], abs=1e-5)
+
+
+def test_second_run_skips_all_steps_and_prints_the_same_table(checkout, finished):
+    again = quickstart(checkout, "--updates", "12", "--vocabulary-size", "400")
+    assert again.returncode == 0, again.stderr[-3000:]
+    rows = [line for line in finished.splitlines() if line.startswith("|")]
+    assert rows == [line for line in again.stdout.splitlines() if line.startswith("|")]
+    assert again.stderr.count("is ready") >= 4
+
+
+def test_other_settings_in_the_same_folder_are_refused(checkout, finished):
+    done = quickstart(checkout, "--updates", "13", "--vocabulary-size", "400")
+    assert done.returncode == 1
+    assert "updates_asked 12, not 13" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_interrupted_training_goes_on(checkout, finished):
+    options = ["--updates", "400", "--vocabulary-size", "400", "--models", "shared_enc_no_dec"]
+    options += ["--output", "runs/interrupted"]
+    process = subprocess.Popen(
+        ["bash", "scripts/quickstart.sh", *options],
+        cwd=checkout,
+        env=environment(checkout),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    run_dir = checkout / "runs" / "interrupted" / "shared_enc_no_dec"
+    deadline = time.monotonic() + 200
+    while not list(run_dir.glob("checkpoints/checkpoint_last.pt")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "goes on from here" in errors
+    assert not (run_dir / "trained.json").exists()
+    done = quickstart(checkout, *options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "goes on from its last checkpoint" in done.stderr
+    log = (run_dir / "train.log").read_text()
+    assert "Loaded checkpoint" in log
+    assert json.loads((run_dir / "trained.json").read_text())["num_updates"] == "400"
+
+
+def broken(folder: Path, name: str) -> None:
+    """Break the corpus in ``folder`` in one way."""
+    if name == "missing":
+        (folder / "dev.de").unlink()
+    elif name == "empty":
+        (folder / "dev.de").write_bytes(b"")
+    elif name == "lengths":
+        (folder / "test.de").write_text((folder / "test.de").read_text() + "eine Zeile mehr\n")
+    elif name == "utf8":
+        lines = (folder / "dev.en").read_bytes().splitlines(keepends=True)
+        (folder / "dev.en").write_bytes(b"".join([*lines[:6], b"caf\xe9\n", *lines[7:]]))
+    elif name == "blank":
+        lines = (folder / "test.en").read_text().splitlines(keepends=True)
+        (folder / "test.en").write_text("".join([*lines[:2], "\n", *lines[3:]]))
+    elif name == "gzip":
+        whole = (folder / "train.en.gz").read_bytes()
+        (folder / "train.en.gz").write_bytes(whole[: len(whole) // 2])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("missing", "no file dev.de"),
+        ("empty", "dev.de: the file is empty"),
+        ("lengths", r"test.en has 40 lines, but .*test.de has 41"),
+        ("utf8", r"dev.en, line 7: not UTF-8"),
+        ("blank", r"test.en, line 3: empty line"),
+        ("gzip", r"train.en.gz: damaged gzip file"),
+    ],
+)
+def test_bad_corpus_is_one_line_that_says_where(checkout, tmp_path, name, expected):
+    write_small_corpus(tmp_path / "raw", train=60)
+    broken(tmp_path / "raw", name)
+    done = quickstart(checkout, "--data", str(tmp_path / "raw"), "--output", str(tmp_path / "out"))
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if "error:" in line]
+    assert len(errors) == 1 and re.search(expected, errors[0]), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("out/data/bin/done.json"))
+
+
+def test_bad_options_are_refused(checkout):
+    assert "unknown 'no_such'" in quickstart(checkout, "--models", "no_such").stderr
+    assert "--minutes" in quickstart(checkout, "--minutes", "0").stderr
+
+
+def readme_commands() -> List[str]:
+    """Commands of the README's code blocks that are marked as quick."""
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"<!-- quick -->\s*```(?:bash|sh)\n(.*?)```", text, re.DOTALL)
+    return [block.strip() for block in blocks]
+
+
+def test_quick_readme_commands_run(checkout, finished):
+    commands = readme_commands()
+    assert len(commands) >= 5
+    for command in commands:
+        for start, extra in SMALLER.items():
+            if command.startswith(start):
+                command = command.replace(start, start + extra, 1)
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", command],
+            cwd=checkout,
+            env=environment(checkout),
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout[-1500:]}\n{done.stderr[-1500:]}"
