@@ -15,7 +15,7 @@ TEST = ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6", "ruff>=0.6", "setuptool
 setup(
     name="fairseq-ffn",
     version=VERSION,
-    description="fairseq plugin: how much feed-forward network does a translation Transformer need?",
+    description="fairseq plugin: how much feed-forward network a translation Transformer needs",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
@@ -35,7 +35,6 @@ setup(
     extras_require={"test": TEST},
     entry_points={"console_scripts": ["fairseq-ffn=fairseq_ffn.cli.main:main"]},
     classifiers=[
-        "License :: OSI Approved :: MIT License",
         "Programming Language :: Python :: 3.11",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],

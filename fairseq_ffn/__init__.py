@@ -6,11 +6,16 @@ does that import. The imports of ``models`` and below stand here, rather than be
 fairseq, since fairseq skips them when the package has been imported before.
 """
 
-from fairseq_ffn.checkpoints import allow_fairseq_checkpoints
+import logging
+
+from fairseq_ffn.checkpoints import allow_fairseq_checkpoints, check_command_line
 from fairseq_ffn.errors import install_one_line_errors
 
+# a hint about a package for speech, which every import of fairseq would print
+logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
 allow_fairseq_checkpoints()
 install_one_line_errors()
+check_command_line()
 
 from fairseq_ffn import models  # noqa: E402, F401  (registers)
 

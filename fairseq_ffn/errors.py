@@ -1,24 +1,21 @@
 """Errors that are the user's to mend, and how a command line reports them.
 
 fairseq's commands let exceptions fall through as a traceback. For the errors that this plugin
-knows how to explain (a layout that can't be honoured, a checkpoint that can't be read) the person
-wants one line. Python's own hook for uncaught exceptions does that, at the end of the process, and
-only in fairseq's and our own command lines; as a library nothing changes.
+knows how to explain (a layout that can't be honoured, a checkpoint that can't be read, data that
+isn't there) the person wants one line. Python's own hook for uncaught exceptions does that, at the
+end of the process, and only in fairseq's and our own command lines; as a library nothing changes.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import pickle
 import sys
 import traceback
-import zipfile
 from pathlib import Path
 from types import TracebackType
 from typing import Optional
 
-logger = logging.getLogger(__name__)
+from fairseq_ffn import checkpoint_errors
 
 #: Set to 1 to get the whole traceback as well.
 TRACEBACK_VARIABLE = "FAIRSEQ_FFN_TRACEBACK"
@@ -40,7 +37,7 @@ def install_one_line_errors() -> None:
         if line is None or os.environ.get(TRACEBACK_VARIABLE) == "1":
             previous(kind, error, trace)
         if line is not None:
-            print(f"{command}: error: {line}", file=sys.stderr)
+            print(f"{command}: error: {printable(line)}", file=sys.stderr)
 
     report._fairseq_ffn = True  # type: ignore[attr-defined]
     sys.excepthook = report
@@ -48,54 +45,50 @@ def install_one_line_errors() -> None:
 
 def one_line(error: BaseException, trace: Optional[TracebackType] = None) -> Optional[str]:
     """The one line for a known error, or None for one that deserves its traceback."""
+    if not isinstance(error, Exception) or isinstance(error, MemoryError):
+        return None
     cause: Optional[BaseException] = error
     while cause is not None:
         if isinstance(cause, UserError):
             return str(cause)
         cause = cause.__cause__ or cause.__context__
-    path = _checkpoint_being_loaded(trace if trace is not None else error.__traceback__)
-    if path is not None:
-        return describe_checkpoint_error(path, error)
-    return None
+    trace = trace if trace is not None else error.__traceback__
+    return checkpoint_errors.explain(error, trace) or _explain_input(error, trace)
 
 
-def describe_checkpoint_error(path: str, error: BaseException) -> str:
-    """One line on why ``path`` is no usable checkpoint; never advice to load it unsafely."""
-    if isinstance(error, FileNotFoundError) or not os.path.exists(path):
-        return f"checkpoint {path}: no such file"
-    if os.path.isdir(path):
-        return f"checkpoint {path}: is a directory; name the .pt file in it"
-    if os.path.getsize(path) == 0:
-        return f"checkpoint {path}: the file is empty; copy or save it again"
-    if isinstance(error, pickle.UnpicklingError) and "Unsupported" in str(error):
-        refused = _refused_global(str(error))
-        return (
-            f"checkpoint {path}: refused, since it asks to run {refused}, which no checkpoint "
-            "of this plugin contains; do not trust the file"
-        )
-    if isinstance(error, pickle.UnpicklingError) or isinstance(error, EOFError):
-        return f"checkpoint {path}: not a PyTorch checkpoint, or a damaged one; copy it again"
-    if isinstance(error, (zipfile.BadZipFile, RuntimeError, OSError)):
-        return f"checkpoint {path}: truncated or damaged ({_first_line(error)}); copy it again"
-    return f"checkpoint {path}: not a fairseq checkpoint ({type(error).__name__}: {_first_line(error)})"
+def printable(text: str) -> str:
+    """One line without control characters, which names in a hostile file may hold."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return text[0][:160] if text else type(error).__name__
-
-
-def _refused_global(message: str) -> str:
-    for marker in ("GLOBAL ", "Unsupported global: GLOBAL ", "Unsupported class ", "operand "):
-        if marker in message:
-            name = message.split(marker, 1)[1].split()[0].strip(".,'\"")
-            return f"'{name}'"
-    return "code"
-
-
-def _checkpoint_being_loaded(trace: Optional[TracebackType]) -> Optional[str]:
-    """The path argument of fairseq's checkpoint loader, if the error rose inside it."""
-    for frame, _ in traceback.walk_tb(trace):
-        if frame.f_code.co_name == "load_checkpoint_to_cpu" and "path" in frame.f_locals:
-            return str(frame.f_locals["path"])
+def _explain_input(error: BaseException, trace: Optional[TracebackType]) -> Optional[str]:
+    """One line for data that isn't there or is damaged, and for flags that fairseq parses late."""
+    if isinstance(error, OSError):
+        if error.filename is not None:
+            return f"{error.filename}: {error.strerror}"
+        # without a file name it's from fairseq, in words
+        return str(error) if isinstance(error, FileNotFoundError) else None
+    frames = [frame for frame, _ in traceback.walk_tb(trace)]
+    if not frames:
+        return None
+    for frame in frames:
+        where = (frame.f_globals.get("__name__"), frame.f_code.co_name)
+        local = frame.f_locals
+        if where == ("ast", "literal_eval"):
+            text = local.get("node_or_string")
+            return f"{text!r} in a flag that takes a dictionary, such as \"{{'dropout': 0.1}}\""
+        if where == ("fairseq.data.dictionary", "add_from_file"):
+            return f"{local.get('f')}: {checkpoint_errors.first_line(error)}"
+        if where[0] == "fairseq.data.indexed_dataset":
+            path = local.get("path") or getattr(local.get("self"), "_path", None)
+            if path is not None:
+                return f"{path}: damaged or truncated; run fairseq-preprocess again"
+    if "infer language pair" in str(error):
+        paths = frames[-1].f_locals.get("paths") or ["data"]
+        return f"{paths[0]}: no data of fairseq-preprocess there ({error})"
+    raised_by = str(frames[-1].f_globals.get("__name__"))
+    plain = type(error) is Exception and error.__context__ is None
+    # fairseq writes a plain Exception to explain itself in words, as its models do a ValueError
+    if raised_by.startswith("fairseq.") and (plain or raised_by.endswith(".transformer_legacy")):
+        return checkpoint_errors.first_line(error)
     return None

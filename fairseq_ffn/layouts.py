@@ -49,6 +49,9 @@ class Layout:
     modules: Tuple[Optional[str], ...]
 
     def __str__(self) -> str:
+        """A string that ``parse_layout`` reads back."""
+        if set(self.modules) == {"shared"}:
+            return "shared"  # a list of names can't hold this word
         return ",".join("-" if name is None else name for name in self.modules)
 
     @property
@@ -80,7 +83,7 @@ class Layout:
         """True when a module serves more than one layer, of this stack or of both."""
         return bool(self.common) or any(len(layers) > 1 for layers in self.groups.values())
 
-    def keep(self, layers: Iterable[int]) -> "Layout":
+    def keep(self, layers: Iterable[int]) -> Layout:
         """The layout of a stack pruned to ``layers`` (in ascending order, as fairseq prunes)."""
         return Layout(tuple(self.modules[layer] for layer in sorted(layers)))
 
@@ -131,6 +134,8 @@ def _parse_strategy(text: str, num_layers: int, flag: str) -> Layout:
     if not (number.isascii() and number.isdecimal()):
         raise LayoutError(f"{flag} '{text}': '{number}' is not a number of modules, as in cycle:2")
     modules = int(number)
+    if modules == 0:
+        raise LayoutError(f"{flag} '{text}': needs at least one module, as in {strategy}:1")
     if not 1 <= modules <= num_layers:
         raise LayoutError(
             f"{flag} '{text}': {modules} modules for {num_layers} layers; use 1 to {num_layers}"

@@ -8,7 +8,7 @@ import logging
 import sys
 from typing import List, Optional
 
-from fairseq_ffn.errors import UserError
+from fairseq_ffn.errors import UserError, printable
 
 #: command, module in this package; a module has DESCRIPTION, add_arguments(parser) and run(args)
 COMMANDS = {
@@ -41,12 +41,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run one command; returns the exit status."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    # fairseq has set logging up while it was imported
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     args = build_parser().parse_args(arguments)
     try:
         args.run(args)
     except (UserError, OSError) as error:
-        print(f"fairseq-ffn {args.command}: error: {error}", file=sys.stderr)
+        print(f"fairseq-ffn {args.command}: error: {printable(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"fairseq-ffn {args.command}: interrupted", file=sys.stderr)

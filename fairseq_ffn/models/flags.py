@@ -149,12 +149,12 @@ def _refused_widths(args: argparse.Namespace, layouts: ModelLayouts) -> Iterator
                     f"layer {layout.groups[name][0]}: '{name}' is common to both stacks, but "
                     f"--encoder-{flag} is {mine} and --decoder-{flag} is {other}"
                 )
-    if args.share_ffn_norm and layouts.encoder_ffn.common:
-        if args.encoder_normalize_before != args.decoder_normalize_before:
-            yield (
-                "--share-ffn-norm: an FFN common to both stacks can't share its norm when only one "
-                "stack has --encoder-normalize-before / --decoder-normalize-before"
-            )
+    one_is_pre_norm = args.encoder_normalize_before != args.decoder_normalize_before
+    if args.share_ffn_norm and layouts.encoder_ffn.common and one_is_pre_norm:
+        yield (
+            "--share-ffn-norm: an FFN common to both stacks can't share its norm when only one "
+            "stack has --encoder-normalize-before / --decoder-normalize-before"
+        )
 
 
 def _refused_blocks(args: argparse.Namespace, layouts: ModelLayouts) -> Iterator[str]:
@@ -170,13 +170,13 @@ def _refused_blocks(args: argparse.Namespace, layouts: ModelLayouts) -> Iterator
         pre_norm = getattr(args, f"{stack}_normalize_before")
         if args.parallel_norm == "own" and not pre_norm:
             yield (
-                f"--parallel-norm own: the post-norm {stack} (--{stack}-block {block}) has one norm "
-                f"after the sum; add --{stack}-normalize-before or use --parallel-norm shared"
+                f"--parallel-norm own: the post-norm {stack} (--{stack}-block {block}) has one "
+                f"norm after the sum; add --{stack}-normalize-before or use --parallel-norm shared"
             )
         if args.share_ffn_norm and args.parallel_norm != "own":
             yield (
-                f"--share-ffn-norm: with --{stack}-block {block} and --parallel-norm shared the FFN "
-                "has no norm of its own that could be shared"
+                f"--share-ffn-norm: with --{stack}-block {block} and --parallel-norm shared the "
+                "FFN has no norm of its own that could be shared"
             )
     if args.parallel_norm == "own" and all(block == "series" for _, block, _ in stacks):
         yield "--parallel-norm own: no stack is parallel; add --encoder-block or --decoder-block"

@@ -26,6 +26,7 @@ from fairseq.models.transformer.transformer_legacy import base_architecture
 from fairseq.modules.checkpoint_activations import checkpoint_wrapper
 from torch import nn
 
+from fairseq_ffn.errors import UserError
 from fairseq_ffn.layouts import ModelLayouts
 from fairseq_ffn.models import flags
 from fairseq_ffn.models.shared_state import SharedState
@@ -59,7 +60,7 @@ class TransformerFfnModel(TransformerModel):
         flags.add_arguments(parser)
 
     @classmethod
-    def build_model(cls, args: argparse.Namespace, task) -> "TransformerFfnModel":
+    def build_model(cls, args: argparse.Namespace, task) -> TransformerFfnModel:
         """Check the flags, then build as fairseq does.
 
         Raises:
@@ -82,29 +83,24 @@ class TransformerFfnModel(TransformerModel):
         return model
 
     @classmethod
-    def build_encoder(cls, args, src_dict, embed_tokens) -> "TransformerFfnEncoder":
+    def build_encoder(cls, args, src_dict, embed_tokens) -> TransformerFfnEncoder:
         return TransformerFfnEncoder(TransformerConfig.from_namespace(args), src_dict, embed_tokens)
 
     @classmethod
-    def build_decoder(cls, args, tgt_dict, embed_tokens) -> "TransformerFfnDecoder":
+    def build_decoder(cls, args, tgt_dict, embed_tokens) -> TransformerFfnDecoder:
         cfg = TransformerConfig.from_namespace(args)
         return TransformerFfnDecoder(
             cfg, tgt_dict, embed_tokens, no_encoder_attn=cfg.no_cross_attention
         )
 
-    def forward(self, src_tokens, src_lengths, prev_output_tokens, **kwargs):
+    def __call__(self, *args, **kwargs):
         """fairseq's forward pass, on a CPU under autocast if ``--cpu-autocast`` says so.
 
-        Args:
-            src_tokens: ``(B, S)``.
-            src_lengths: ``(B,)``.
-            prev_output_tokens: ``(B, T)``.
-
-        Returns:
-            logits ``(B, T, V)`` and a dictionary, as fairseq's Transformer.
+        Arguments and result are those of fairseq's Transformer. ``forward`` itself is left alone,
+        so that TorchScript can compile it.
         """
-        with _cpu_autocast(self.args.cpu_autocast, src_tokens.device):
-            return super().forward(src_tokens, src_lengths, prev_output_tokens, **kwargs)
+        with _cpu_autocast(self.args.cpu_autocast, self.encoder.embed_tokens.weight.device):
+            return super().__call__(*args, **kwargs)
 
     def upgrade_state_dict_named(self, state_dict: dict, name: str) -> None:
         """Write shared modules out for every layer before fairseq prunes layers by their names."""
@@ -195,10 +191,16 @@ def _prune_layouts(args: argparse.Namespace, layouts: ModelLayouts) -> None:
     """Rewrite the layout flags for the layers that ``--*-layers-to-keep`` keeps."""
     for stack, kind, _ in flags.LAYOUTS:
         kept = getattr(args, f"{stack}_layers_to_keep")
-        if kept:
-            layers = [int(layer) for layer in kept.split(",")]
-            layout = getattr(layouts, f"{stack}_{kind}").keep(layers)
-            setattr(args, f"{stack}_{kind}_layout", str(layout))
+        layers = [int(layer) for layer in kept.split(",")] if kept else []
+        # as many as there are: nothing to prune, or these flags have been pruned before
+        if layers and len(layers) != getattr(args, f"{stack}_layers"):
+            layout = getattr(layouts, f"{stack}_{kind}")
+            if max(layers) >= len(layout.modules):
+                raise UserError(
+                    f"--{stack}-layers-to-keep '{kept}': layer {max(layers)}: the stack has only "
+                    f"layers 0 to {len(layout.modules) - 1}"
+                )
+            setattr(args, f"{stack}_{kind}_layout", str(layout.keep(layers)))
     for stack in ("encoder", "decoder"):
         kept = getattr(args, f"{stack}_layers_to_keep")
         if kept:

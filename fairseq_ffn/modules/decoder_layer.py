@@ -19,7 +19,7 @@ IncrementalState = Optional[Dict[str, Dict[str, Optional[Tensor]]]]
 
 def build_decoder_layer(
     cfg: TransformerConfig, plan: LayerPlan, pool: ModulePool, no_encoder_attn: bool = False
-) -> "DecoderLayer":
+) -> DecoderLayer:
     """The decoder layer that ``plan`` asks for."""
     if plan.block == "parallel":
         return ParallelDecoderLayer(cfg, plan, pool, no_encoder_attn)

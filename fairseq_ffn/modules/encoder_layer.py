@@ -15,9 +15,7 @@ from fairseq_ffn.modules.feed_forward import FeedForwardMixin
 from fairseq_ffn.modules.layer_plan import LayerPlan, ModulePool
 
 
-def build_encoder_layer(
-    cfg: TransformerConfig, plan: LayerPlan, pool: ModulePool
-) -> "EncoderLayer":
+def build_encoder_layer(cfg: TransformerConfig, plan: LayerPlan, pool: ModulePool) -> EncoderLayer:
     """The encoder layer that ``plan`` asks for."""
     if plan.block == "parallel":
         return ParallelEncoderLayer(cfg, plan, pool)

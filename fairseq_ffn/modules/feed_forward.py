@@ -13,18 +13,15 @@ from typing import List, Optional
 from torch import Tensor, nn
 
 from fairseq_ffn.errors import UserError
-from fairseq_ffn.modules.layer_plan import LayerPlan, ModulePool
 
 
 class FeedForwardMixin:
     """Gives a fairseq Transformer layer the FFN that its plan names.
 
-    The layer's constructor sets ``plan`` and ``_pool`` before ``nn.Module.__init__`` runs, since
-    fairseq calls the hooks from there.
+    The layer's constructor sets ``plan`` (a ``LayerPlan``) and ``_pool`` (a ``ModulePool``) before
+    ``nn.Module.__init__`` runs, since fairseq calls the hooks from there. Neither is annotated in
+    the class: TorchScript would want to compile their types.
     """
-
-    plan: LayerPlan
-    _pool: ModulePool
 
     def build_fc1(
         self, input_dim: int, output_dim: int, q_noise: float, qn_block_size: int
@@ -61,7 +58,7 @@ class FeedForwardMixin:
             own = self.final_layer_norm
             self.final_layer_norm = self._pool.get(("ffn_norm", self.plan.ffn), lambda: own)
 
-    def adopt_ffn(self, owner: "FeedForwardMixin") -> None:
+    def adopt_ffn(self, owner: FeedForwardMixin) -> None:
         """Use the FFN of ``owner``, a layer of the other stack (layouts ``tied`` and ``@name``)."""
         self.fc1, self.fc2 = owner.fc1, owner.fc2
         if self.plan.share_ffn_norm:

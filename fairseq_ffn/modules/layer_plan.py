@@ -18,7 +18,7 @@ class LayerPlan:
         self_attn: group whose self-attention projections it uses.
         cross_attn: group whose cross-attention projections it uses; None in an encoder.
         block: ``series``, ``parallel`` or (decoder) ``parallel-cross-ffn``.
-        parallel_norm: in a pre-norm parallel block, one ``shared`` norm or an ``own`` one per branch.
+        parallel_norm: pre-norm parallel block: one ``shared`` norm, or an ``own`` one per branch.
         parallel_scale: ``sqrt`` multiplies the sum of k parallel branches by k^-1/2.
         share_ffn_norm: the group shares the FFN's layer norm too, not only its two linears.
         ffn_is_shared: the FFN serves other layers too.

@@ -1,0 +1,237 @@
+"""``fairseq-ffn archs``: size and cost of every architecture, in closed form."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+
+from fairseq_ffn.costs import (
+    MultiplyAdds,
+    ParameterCount,
+    count_multiply_adds,
+    count_parameters,
+    shape_of,
+)
+from fairseq_ffn.errors import UserError
+from fairseq_ffn.models import flags
+from fairseq_ffn.models.architectures import CONFIGS, SIZES, apply, architecture_name
+
+DESCRIPTION = """print parameters and multiply-adds of every architecture
+
+One table per size, one row per value of --arch (transformer_ffn_SIZE alone is the baseline).
+Source embedding, target embedding and output projection are taken to be one matrix, as in
+One Wide FFN (--share-all-embeddings with a joined dictionary). Nothing is built: the counts are
+computed from the shapes, and are exact."""
+
+#: symbols of the joined dictionary that the paper's sizes imply: 228M for Transformer Big
+PAPER_VOCABULARY = 50368
+
+#: fairseq's own flags that shape the row "custom", besides ours
+WIDTHS_AND_DEPTHS = tuple(
+    f"{stack}_{name}" for stack in ("encoder", "decoder") for name in ("layers", "ffn_embed_dim")
+)
+SWITCHES = ("encoder_normalize_before", "decoder_normalize_before", "layernorm_embedding")
+CUSTOM_FLAGS = (*(name for name, _ in flags.DEFAULTS), *WIDTHS_AND_DEPTHS, *SWITCHES)
+
+LEGEND = """total, body: parameters, and percent of the baseline's; the body is all parameters but
+embeddings and output projection.
+source, target: multiply-adds per source token and per target token, without attention scores and
+output projection; keys and values of cross-attention count with the source token.
+x: source + target against the baseline's."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One architecture.
+
+    Args:
+        size: name of its size.
+        config: name of its config, or ``custom``.
+        args: its flags, all set.
+        parameters: its size.
+        multiply_adds: its cost.
+        source: where it is from.
+    """
+
+    size: str
+    config: str
+    args: argparse.Namespace
+    parameters: ParameterCount
+    multiply_adds: MultiplyAdds
+    source: str
+
+    @property
+    def name(self) -> str:
+        """The value of ``--arch``, or ``custom``."""
+        return self.config if self.config == "custom" else architecture_name(self.size, self.config)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the command."""
+    parser.add_argument(
+        "--vocab-size",
+        type=_positive,
+        default=PAPER_VOCABULARY,
+        metavar="V",
+        help="symbols of the joined dictionary (default: %(default)s, which reproduces the "
+        "paper's sizes: its text says 32K, but 228M parameters imply about 50K)",
+    )
+    parser.add_argument(
+        "--size",
+        nargs="+",
+        choices=tuple(SIZES),
+        default=list(SIZES),
+        help="sizes to print (default: all)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, with exact numbers")
+    custom = parser.add_argument_group(
+        "one more row",
+        "With any of these flags, which are those of fairseq-train, each table gets a row "
+        "'custom': the baseline with these flags.",
+    )
+    flags.add_arguments(custom)  # type: ignore[arg-type]
+    for name in WIDTHS_AND_DEPTHS:
+        custom.add_argument(_flag(name), type=_positive, metavar="N", help="as in fairseq")
+    for name in SWITCHES:
+        custom.add_argument(_flag(name), action="store_true", help="as in fairseq")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the tables, or JSON."""
+    custom = {
+        name: getattr(args, name)
+        for name in CUSTOM_FLAGS
+        if getattr(args, name, None) not in (None, False)
+    }
+    # all rows first: bad flags leave no half table
+    sizes = {
+        size: list(_rows(size, args.vocab_size, custom))
+        for size in SIZES  # in the order of the table, each once
+        if size in args.size
+    }
+    if args.json:
+        records = [_record(row, rows[0]) for rows in sizes.values() for row in rows]
+        print(json.dumps({"vocabulary": args.vocab_size, "architectures": records}, indent=2))
+        return
+    print(f"Joined dictionary of {args.vocab_size:,} symbols, one matrix for all embeddings.")
+    print(LEGEND)
+    for size, rows in sizes.items():
+        digits = 1 if rows[0].parameters.total > 50e6 else 2
+        projection = _millions(rows[0].multiply_adds.output_projection, digits)
+        print(f"\n{size}: {SIZES[size].source}; output projection: {projection} per target token")
+        print("\n".join(_table(rows, digits)))
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
+    return int(text)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _rows(size: str, vocabulary: int, custom: Dict[str, Any]) -> Iterator[Row]:
+    """All configs of one size, the baseline first; then the custom row, if any."""
+    for config in CONFIGS:
+        yield _row(size, config, {}, vocabulary, CONFIGS[config].source)
+    if custom:
+        words = [
+            _flag(name) if value is True else f"{_flag(name)} {value}"
+            for name, value in custom.items()
+        ]
+        try:
+            yield _row(size, "custom", custom, vocabulary, " ".join(words))
+        except UserError as error:
+            raise UserError(f"size {size}: {error}") from error
+
+
+def _row(size: str, config: str, given: Dict[str, Any], vocabulary: int, source: str) -> Row:
+    args = argparse.Namespace(share_all_embeddings=True, **given)
+    apply(args, size, "baseline" if config == "custom" else config)
+    shape = shape_of(args, vocabulary)
+    return Row(size, config, args, count_parameters(shape), count_multiply_adds(shape), source)
+
+
+def _record(row: Row, baseline: Row) -> Dict[str, Any]:
+    """One architecture for JSON; ratios are to the baseline of its size."""
+    stacks = {
+        f"{stack}_{name}": getattr(row.args, f"{stack}_{name}")
+        for stack in ("encoder", "decoder")
+        for name in ("layers", "embed_dim", "ffn_layout", "ffn_embed_dim", "block")
+    }
+    return {
+        "arch": row.name,
+        "size": row.size,
+        "config": row.config,
+        "parameters": {
+            "total": row.parameters.total,
+            "body": row.parameters.body,
+            "embedding": row.parameters.embedding,
+        },
+        "multiply_adds": {
+            "source_token": row.multiply_adds.source_token,
+            "target_token": row.multiply_adds.target_token,
+            "output_projection": row.multiply_adds.output_projection,
+        },
+        "ratio": {
+            "total": row.parameters.total / baseline.parameters.total,
+            "body": row.parameters.body / baseline.parameters.body,
+            "multiply_adds": row.multiply_adds.token_pair / baseline.multiply_adds.token_pair,
+        },
+        **stacks,
+        "source": row.source,
+    }
+
+
+HEADER = (
+    *("architecture", "total", "%", "body", "%", "source", "target", "x"),
+    *("encoder FFN", "decoder FFN", "block", "from"),
+)
+#: columns of numbers, aligned to the right
+NUMBERS = range(1, 8)
+
+
+def _table(rows: Sequence[Row], digits: int) -> List[str]:
+    """Lines of an aligned table."""
+    cells: List[Tuple[str, ...]] = [HEADER, *(_cells(row, rows[0], digits) for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(HEADER))]
+    return [
+        "  ".join(
+            text.rjust(width) if column in NUMBERS else text.ljust(width)
+            for column, (text, width) in enumerate(zip(line, widths))
+        ).rstrip()
+        for line in cells
+    ]
+
+
+def _cells(row: Row, baseline: Row, digits: int) -> Tuple[str, ...]:
+    parameters, costs = row.parameters, row.multiply_adds
+    blocks = dict.fromkeys((row.args.encoder_block, row.args.decoder_block))
+    return (
+        row.name,
+        _millions(parameters.total, digits),
+        f"{100 * parameters.total / baseline.parameters.total:.0f}",
+        _millions(parameters.body, digits),
+        f"{100 * parameters.body / baseline.parameters.body:.0f}",
+        _millions(costs.source_token, digits),
+        _millions(costs.target_token, digits),
+        f"{costs.token_pair / baseline.multiply_adds.token_pair:.2f}",
+        _ffn(row.args, "encoder"),
+        _ffn(row.args, "decoder"),
+        ", ".join(blocks),
+        row.source,
+    )
+
+
+def _ffn(args: argparse.Namespace, stack: str) -> str:
+    layout = getattr(args, f"{stack}_ffn_layout")
+    width: Optional[int] = getattr(args, f"{stack}_ffn_embed_dim")
+    return layout if layout == "none" else f"{layout} {width:,}"
+
+
+def _millions(number: int, digits: int) -> str:
+    return f"{number / 1e6:,.{digits}f}M"

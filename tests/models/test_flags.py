@@ -1,0 +1,379 @@
+"""Flags that can't be honoured are refused in one line; CPU autocast; the command line."""
+
+from __future__ import annotations
+
+from typing import Dict, Tuple
+
+import pytest
+import torch
+from fairseq import options
+from helpers import (
+    PRE_NORM,
+    SMALL,
+    arguments,
+    batch,
+    build,
+    built_at_random,
+    logits,
+    loss,
+    net_input,
+    task,
+)
+
+from fairseq_ffn.errors import UserError
+from fairseq_ffn.models import flags as flags_module
+from fairseq_ffn.models.transformer_ffn import TransformerFfnModel
+
+TIED = {"encoder_ffn_layout": "tied", "decoder_ffn_layout": "tied"}
+TIED_ATTENTION = {"encoder_self_attn_layout": "tied", "decoder_self_attn_layout": "tied"}
+SHARED = {"encoder_ffn_layout": "shared"}
+NO_DECODER = {"decoder_ffn_layout": "none"}
+PARALLEL = {"encoder_block": "parallel", "decoder_block": "parallel"}
+HALF = {"decoder_block": "parallel-cross-ffn"}
+OWN = {"parallel_norm": "own"}
+
+#: flags, and what the line has to name
+REFUSED: Dict[str, Tuple[Dict[str, object], Tuple[str, ...]]] = {
+    # layouts that don't fit
+    "no layout": ({"encoder_ffn_layout": "some"}, ("--encoder-ffn-layout 'some'",)),
+    "names too few layers": ({"decoder_ffn_layout": "a,a"}, ("--decoder-ffn-layout 'a,a'", "3")),
+    "too many modules": (
+        {"decoder_ffn_layout": "cycle:4"},
+        ("--decoder-ffn-layout 'cycle:4'", "3"),
+    ),
+    "attention absent": (
+        {"encoder_self_attn_layout": "a,-,a"},
+        ("--encoder-self-attn-layout 'a,-,a'", "layer 1"),
+    ),
+    "cross-attention absent": (
+        {"decoder_cross_attn_layout": "none"},
+        ("--decoder-cross-attn-layout", "layer 0"),
+    ),
+    "cross-attention common": (
+        {"decoder_cross_attn_layout": "tied"},
+        ("--decoder-cross-attn-layout", "@tied"),
+    ),
+    "tied in one stack": (
+        {"decoder_ffn_layout": "a,@x,a"},
+        ("--decoder-ffn-layout 'a,@x,a'", "layer 1", "'@x'", "--encoder-ffn-layout"),
+    ),
+    # widths
+    "FFN width": (
+        {**TIED, "encoder_ffn_embed_dim": 40},
+        ("--encoder-ffn-layout 'tied'", "layer 0", "--encoder-ffn-embed-dim is 40", "is 24"),
+    ),
+    "FFN input width": (
+        {
+            "encoder_ffn_layout": "a,@x,a",
+            "decoder_ffn_layout": "@x,a,a",
+            "encoder_embed_dim": 32,
+        },
+        ("--encoder-ffn-layout 'a,@x,a'", "layer 1", "--encoder-embed-dim is 32", "is 16"),
+    ),
+    "attention width": (
+        {**TIED_ATTENTION, "decoder_embed_dim": 8},
+        ("--encoder-self-attn-layout 'tied'", "--encoder-embed-dim is 16", "is 8"),
+    ),
+    "attention heads": (
+        {**TIED_ATTENTION, "decoder_attention_heads": 4},
+        ("--encoder-self-attn-layout 'tied'", "--decoder-attention-heads is 4"),
+    ),
+    # norms
+    "common norm, one stack pre-norm": (
+        {**TIED, "share_ffn_norm": True, "encoder_normalize_before": True},
+        ("--share-ffn-norm", "--encoder-normalize-before"),
+    ),
+    "own norms, post-norm encoder": (
+        {"encoder_block": "parallel", **OWN},
+        ("--parallel-norm own", "encoder", "--encoder-normalize-before"),
+    ),
+    "own norms, post-norm decoder": (
+        {**HALF, **OWN, "encoder_normalize_before": True},
+        ("--parallel-norm own", "--decoder-block parallel-cross-ffn", "--decoder-normalize-before"),
+    ),
+    "own norms, series": ({**OWN, **PRE_NORM}, ("--parallel-norm own", "no stack is parallel")),
+    "FFN norm shared, but there is none": (
+        {**PARALLEL, **PRE_NORM, **SHARED, "share_ffn_norm": True},
+        ("--share-ffn-norm", "--encoder-block parallel", "--parallel-norm shared"),
+    ),
+    # blocks
+    "unknown encoder block": (
+        {"encoder_block": "parallel-cross-ffn"},
+        ("--encoder-block 'parallel-cross-ffn'", "series, parallel"),
+    ),
+    "unknown decoder block": (
+        {"decoder_block": "sideways"},
+        ("--decoder-block 'sideways'", "parallel-cross-ffn"),
+    ),
+    "scale, series": ({"parallel_scale": "sqrt"}, ("--parallel-scale sqrt",)),
+    "half parallel without cross-attention": (
+        {**HALF, "no_cross_attention": True},
+        ("--decoder-block parallel-cross-ffn", "--no-cross-attention"),
+    ),
+    "layout of absent cross-attention": (
+        {"decoder_cross_attn_layout": "shared", "no_cross_attention": True},
+        ("--decoder-cross-attn-layout 'shared'", "--no-cross-attention"),
+    ),
+    # fairseq's options
+    "FSDP": ({"ddp_backend": "fully_sharded", **SHARED}, ("--ddp-backend fully_sharded",)),
+    "pipeline": ({"pipeline_model_parallel": True, **SHARED}, ("--pipeline-model-parallel",)),
+    "quantisation noise, shared": ({"quant_noise_pq": 0.1, **SHARED}, ("--quant-noise-pq",)),
+    "quantisation noise, absent": (
+        {"quant_noise_pq": 0.1, **NO_DECODER},
+        ("--quant-noise-pq", "--decoder-ffn-layout 'none'"),
+    ),
+    "quantisation noise, parallel": (
+        {"quant_noise_pq": 0.1, "encoder_block": "parallel"},
+        ("--quant-noise-pq", "--encoder-block 'parallel'"),
+    ),
+    "scalar quantisation": ({"quant_noise_scalar": 0.1, **SHARED}, ("--quant-noise-scalar",)),
+    "BASE layers": ({"base_layers": 1, **NO_DECODER}, ("--base-layers", "--decoder-ffn-layout")),
+    "cross- in self-attention": (
+        {"cross_self_attention": True, "no_cross_attention": True, **NO_DECODER},
+        ("--cross-self-attention", "--decoder-ffn-layout 'none'"),
+    ),
+    "cross- in self-attention, parallel": (
+        {"cross_self_attention": True, "decoder_block": "parallel"},
+        ("--cross-self-attention", "--decoder-block 'parallel'"),
+    ),
+    **{
+        f"NormFormer {name}": ({name: True, **NO_DECODER}, (f"--{name.replace('_', '-')}",))
+        for name in ("scale_attn", "scale_heads", "scale_fc", "scale_resids")
+    },
+    **{
+        f"checkpointing, {backend}": (
+            {
+                name: True,
+                "ddp_backend": backend,
+                "distributed_world_size": 2,
+                **SHARED,
+            },
+            ("--checkpoint-activations", f"--ddp-backend {backend}", "--encoder-ffn-layout"),
+        )
+        for backend, name in (
+            ("c10d", "checkpoint_activations"),
+            ("pytorch_ddp", "offload_activations"),
+        )
+    },
+}
+OPTIONS = {
+    "FSDP": {"ddp_backend": "fully_sharded"},
+    "pipeline": {"pipeline_model_parallel": True},
+    "quantisation noise": {"quant_noise_pq": 0.1},
+    "scalar quantisation": {"quant_noise_scalar": 0.1},
+    "BASE layers": {"base_layers": 1},
+    "cross- in self-attention": {"cross_self_attention": True},
+    "NormFormer": {"scale_attn": True, "scale_heads": True, "scale_fc": True, "scale_resids": True},
+    "checkpointing": {
+        "checkpoint_activations": True,
+        "ddp_backend": "pytorch_ddp",
+        "distributed_world_size": 2,
+    },
+    "no cross-attention": {"no_cross_attention": True},
+    "widths": {"encoder_ffn_embed_dim": 40, "encoder_embed_dim": 32, "encoder_attention_heads": 4},
+    "mixed norms": {"encoder_normalize_before": True},
+}
+#: what comes near to a rule, and is fine
+ALLOWED: Dict[str, Dict[str, object]] = {
+    "FSDP with nothing shared": {"ddp_backend": "fully_sharded", **PARALLEL, **NO_DECODER},
+    "FSDP only named": {"ddp_backend": "legacy_ddp", **SHARED},
+    "pipeline with nothing shared": {"pipeline_model_parallel": True, **NO_DECODER},
+    "BASE layers beside an encoder layout": {"base_layers": 1, **SHARED},
+    "NormFormer beside an encoder layout": {"scale_fc": True, **SHARED},
+    "cross- in self-attention beside an encoder layout": {"cross_self_attention": True, **SHARED},
+    "checkpointing in one process": {
+        "checkpoint_activations": True,
+        "ddp_backend": "pytorch_ddp",
+        "distributed_world_size": 1,
+        **SHARED,
+    },
+    "checkpointing, legacy DDP": {
+        "checkpoint_activations": True,
+        "ddp_backend": "legacy_ddp",
+        "distributed_world_size": 2,
+        **SHARED,
+    },
+    "pytorch DDP": {"ddp_backend": "pytorch_ddp", "distributed_world_size": 2, **SHARED},
+    "different widths, shared in each stack": {
+        "encoder_embed_dim": 32,
+        "encoder_ffn_embed_dim": 40,
+        **SHARED,
+        "decoder_ffn_layout": "shared",
+        "encoder_self_attn_layout": "shared",
+    },
+    "common FFN, different heads": {**TIED, "decoder_attention_heads": 4},
+    "common attention, different FFN widths": {**TIED_ATTENTION, "encoder_ffn_embed_dim": 40},
+    "common FFN, own norms, mixed": {**TIED, "encoder_normalize_before": True},
+    "own norms in one parallel stack": {
+        "encoder_block": "parallel",
+        **OWN,
+        "encoder_normalize_before": True,
+    },
+    "FFN norm shared, own norms": {
+        **PARALLEL,
+        **OWN,
+        **PRE_NORM,
+        **SHARED,
+        "share_ffn_norm": True,
+    },
+    "parallel without cross-attention": {**PARALLEL, "no_cross_attention": True},
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_in_one_line_that_names_flag_and_value(case):
+    given, words = REFUSED[case]
+    with pytest.raises(UserError) as raised:
+        arguments("transformer_ffn", **{**SMALL, **given})
+    message = str(raised.value)
+    assert [word for word in words if word not in message] == []
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_no_option_is_refused_for_the_baseline(case):
+    args = arguments("transformer_ffn", **{**SMALL, **OPTIONS[case]})
+    assert all(layout.is_independent for layout in flags_module.check(args).all.values())
+
+
+@pytest.mark.parametrize("case", ALLOWED)
+def test_not_refused(case):
+    arguments("transformer_ffn", **{**SMALL, **ALLOWED[case]})
+
+
+def test_refused_when_a_model_is_built_from_changed_flags():
+    """As with --model-overrides, where no architecture function runs."""
+    args = arguments("transformer_ffn", **SMALL)
+    args.encoder_ffn_layout = "a,b"
+    with pytest.raises(UserError, match="--encoder-ffn-layout 'a,b'"):
+        TransformerFfnModel.build_model(args, task())
+
+
+class TestCommandLine:
+    def parse(self, *flags: str):
+        parser = options.get_training_parser()
+        return options.parse_args_and_arch(
+            parser, ["data", "--arch", "transformer_ffn", "--encoder-layers", "3", *flags]
+        )
+
+    def test_all_flags(self):
+        args = self.parse(
+            *("--encoder-ffn-layout=-,a,a", "--decoder-ffn-layout", "cycle:2"),
+            *("--encoder-self-attn-layout", "shared", "--decoder-self-attn-layout", "sequence:2"),
+            *("--decoder-cross-attn-layout", "cycle-rev:3", "--encoder-block", "parallel"),
+            *("--decoder-block", "parallel-cross-ffn", "--parallel-norm", "own"),
+            *("--parallel-scale", "sqrt", "--share-ffn-norm", "--cpu-autocast", "bfloat16"),
+            *("--encoder-normalize-before", "--decoder-normalize-before"),
+        )
+        assert {name: getattr(args, name) for name, _ in flags_module.DEFAULTS} == {
+            "encoder_ffn_layout": "-,a,a",
+            "decoder_ffn_layout": "cycle:2",
+            "encoder_self_attn_layout": "shared",
+            "decoder_self_attn_layout": "sequence:2",
+            "decoder_cross_attn_layout": "cycle-rev:3",
+            "encoder_block": "parallel",
+            "decoder_block": "parallel-cross-ffn",
+            "parallel_norm": "own",
+            "parallel_scale": "sqrt",
+            "share_ffn_norm": True,
+            "cpu_autocast": "bfloat16",
+        }
+
+    def test_defaults(self):
+        args = self.parse()
+        assert {name: getattr(args, name) for name, _ in flags_module.DEFAULTS} == dict(
+            flags_module.DEFAULTS
+        )
+
+    def test_architectures_own_layouts(self):
+        arch = ("--arch", "transformer_ffn_tiny_one_wide")
+        args = self.parse(*arch)
+        assert (args.encoder_ffn_layout, args.decoder_ffn_layout) == ("shared", "none")
+        args = self.parse(*arch, "--decoder-ffn-layout", "shared")
+        assert (args.encoder_ffn_layout, args.decoder_ffn_layout) == ("shared", "shared")
+
+    @pytest.mark.parametrize(
+        "flags, words",
+        [
+            (["--encoder-ffn-layout", "wheel:2"], ["--encoder-ffn-layout", "'wheel'"]),
+            (["--encoder-ffn-layout", "a,b c,d"], ["--encoder-ffn-layout", "layer 1", "'b c'"]),
+            (["--decoder-block", "both"], ["--decoder-block", "both"]),
+            (["--cpu-autocast", "float16"], ["--cpu-autocast", "float16"]),
+        ],
+    )
+    def test_malformed_values_end_the_command(self, flags, words, capsys):
+        with pytest.raises(SystemExit) as raised:
+            self.parse(*flags)
+        assert raised.value.code != 0
+        last = capsys.readouterr().err.strip().splitlines()[-1]
+        assert [word for word in words if word not in last] == []
+
+    @pytest.mark.parametrize("value", ["some", "a,b"])
+    def test_values_that_do_not_fit_are_refused_before_data_is_loaded(self, value):
+        with pytest.raises(UserError, match=f"--encoder-ffn-layout '{value}'"):
+            self.parse("--encoder-ffn-layout", value)
+
+
+AUTOCAST = pytest.mark.parametrize(
+    "flags",
+    [
+        {},
+        PRE_NORM,
+        {**TIED, "share_decoder_input_output_embed": True},
+        {**SHARED, **NO_DECODER, **PRE_NORM},
+        {**PARALLEL, "layernorm_embedding": True},
+        {"checkpoint_activations": True, "dropout": 0.2},
+    ],
+    ids=["post-norm", "pre-norm", "tied", "shared and none", "parallel", "checkpointing"],
+)
+
+
+@AUTOCAST
+class TestCpuAutocast:
+    def models(self, flags: Dict[str, object]):
+        flags = {**SMALL, "dropout": 0.0, **flags}
+        return tuple(
+            built_at_random("transformer_ffn", torch.float32, **flags, cpu_autocast=dtype)
+            for dtype in ("none", "bfloat16")
+        )
+
+    def test_training(self, flags):
+        found = []
+        for model in self.models(flags):
+            model.train()
+            torch.manual_seed(40)
+            value = loss(model, batch())
+            value.backward()
+            assert value.dtype == torch.float32
+            assert {p.dtype for p in model.parameters()} == {torch.float32}
+            assert {p.grad.dtype for p in model.parameters()} == {torch.float32}
+            gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
+            found.append((value.item(), gradient))
+        (exact, direction), (rounded, other) = found
+        assert exact != rounded  # or nothing was rounded
+        assert rounded == pytest.approx(exact, rel=0.02)
+        assert torch.cosine_similarity(direction, other, dim=0) > 0.98
+
+    def test_forward_pass_computes_in_bfloat16(self, flags):
+        exact, rounded = self.models(flags)
+        assert logits(exact, batch()).dtype == torch.float32
+        assert logits(rounded, batch()).dtype == torch.bfloat16
+        assert not torch.is_autocast_enabled("cpu")
+
+    def test_decoding_stays_in_float32(self, flags):
+        found = []
+        for model in self.models(flags):
+            inputs = net_input(batch())
+            with torch.no_grad():
+                encoded = model.encoder(inputs["src_tokens"], inputs["src_lengths"])
+                state: Dict[str, Dict[str, torch.Tensor]] = {}
+                tokens = inputs["prev_output_tokens"]
+                found.append(model.decoder(tokens[:, :1], encoded, incremental_state=state)[0])
+        assert torch.equal(*found) and found[0].dtype == torch.float32
+
+
+def test_autocast_is_for_the_cpu_only():
+    model = build("transformer_ffn", **SMALL, cpu_autocast="bfloat16")
+    model.forward = lambda: torch.is_autocast_enabled("cpu")
+    assert model()
+    assert not model.to("meta")()
