@@ -71,24 +71,26 @@ def _explain_input(error: BaseException, trace: Optional[TracebackType]) -> Opti
     frames = [frame for frame, _ in traceback.walk_tb(trace)]
     if not frames:
         return None
+    caller = ""
     for frame in frames:
         where = (frame.f_globals.get("__name__"), frame.f_code.co_name)
         local = frame.f_locals
-        if where == ("ast", "literal_eval"):
-            text = local.get("node_or_string")
-            return f"{text!r} in a flag that takes a dictionary, such as \"{{'dropout': 0.1}}\""
+        if where == ("ast", "literal_eval") and caller.startswith("fairseq"):
+            flag = "optimizer" if caller == "fairseq.checkpoint_utils" else "model"
+            return f"--{flag}-overrides: not a dictionary, such as \"{{'name': 0.1}}\""
         if where == ("fairseq.data.dictionary", "add_from_file"):
             return f"{local.get('f')}: {checkpoint_errors.first_line(error)}"
         if where[0] == "fairseq.data.indexed_dataset":
             path = local.get("path") or getattr(local.get("self"), "_path", None)
             if path is not None:
                 return f"{path}: damaged or truncated; run fairseq-preprocess again"
+        caller = str(where[0])
     if "infer language pair" in str(error):
         paths = frames[-1].f_locals.get("paths") or ["data"]
         return f"{paths[0]}: no data of fairseq-preprocess there ({error})"
     raised_by = str(frames[-1].f_globals.get("__name__"))
-    plain = type(error) is Exception and error.__context__ is None
-    # fairseq writes a plain Exception to explain itself in words, as its models do a ValueError
-    if raised_by.startswith("fairseq.") and (plain or raised_by.endswith(".transformer_legacy")):
+    # fairseq explains itself in words by a plain Exception, its Transformer by a ValueError
+    in_words = Exception if not raised_by.endswith(".transformer_legacy") else ValueError
+    if raised_by.startswith("fairseq.") and type(error) is in_words and error.__context__ is None:
         return checkpoint_errors.first_line(error)
     return None

@@ -111,11 +111,11 @@ def apply(args: argparse.Namespace, size: str, config: str) -> None:
         )
         settings["encoder_ffn_embed_dim"] = layers * SIZES[size].settings["encoder_ffn_embed_dim"]
     if settings.get("encoder_block") == "parallel":
-        # post-norm: the first layer's branches would read raw embeddings
-        post_norm = not getattr(
-            args, "encoder_normalize_before", settings.get("encoder_normalize_before", False)
+        # in a post-norm stack the first layer's branches would read raw embeddings
+        settings["layernorm_embedding"] = not all(
+            getattr(args, name, settings.get(name, False))
+            for name in ("encoder_normalize_before", "decoder_normalize_before")
         )
-        settings["layernorm_embedding"] = post_norm
     for name, value in settings.items():
         setattr(args, name, getattr(args, name, value))
     base_architecture(args)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Callable, Iterator, List, Tuple
 
 from fairseq_ffn.errors import UserError
@@ -22,8 +23,13 @@ LAYOUTS = (
     ("decoder", "self_attn", "self-attention of the decoder"),
     ("decoder", "cross_attn", "cross-attention of the decoder"),
 )
-ENCODER_BLOCKS = ("series", "parallel")
-DECODER_BLOCKS = ("series", "parallel", "parallel-cross-ffn")
+CHOICES = {
+    "encoder_block": ("series", "parallel"),
+    "decoder_block": ("series", "parallel", "parallel-cross-ffn"),
+    "parallel_norm": ("shared", "own"),
+    "parallel_scale": ("none", "sqrt"),
+    "cpu_autocast": ("none", "bfloat16"),
+}
 
 #: name in the namespace, default
 DEFAULTS: Tuple[Tuple[str, object], ...] = (
@@ -57,23 +63,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument(
         "--encoder-block",
-        choices=ENCODER_BLOCKS,
+        choices=CHOICES["encoder_block"],
         help="series: attention, then FFN; parallel: both read the layer's input (default: series)",
     )
     parser.add_argument(
         "--decoder-block",
-        choices=DECODER_BLOCKS,
+        choices=CHOICES["decoder_block"],
         help="series; parallel: self-attention, cross-attention and FFN side by side; "
         "parallel-cross-ffn: self-attention, then the other two side by side (default: series)",
     )
     parser.add_argument(
         "--parallel-norm",
-        choices=("shared", "own"),
+        choices=CHOICES["parallel_norm"],
         help="pre-norm parallel blocks: one norm for all branches, or one each (default: shared)",
     )
     parser.add_argument(
         "--parallel-scale",
-        choices=("none", "sqrt"),
+        choices=CHOICES["parallel_scale"],
         help="sqrt: multiply the sum of k parallel branches by k^-1/2 (default: none)",
     )
     parser.add_argument(
@@ -83,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--cpu-autocast",
-        choices=("none", "bfloat16"),
+        choices=CHOICES["cpu_autocast"],
         help="bfloat16: run the model's forward pass on a CPU under torch.autocast, which is "
         "faster where the CPU has bfloat16 instructions and slower elsewhere; weights, loss and "
         "optimiser stay in float32 (default: none)",
@@ -124,10 +130,19 @@ def check(args: argparse.Namespace) -> ModelLayouts:
         UserError: naming flag, value and, where there is one, the layer.
     """
     layouts = layouts_of(args)
-    for rule in (_refused_widths, _refused_blocks, _refused_options):
+    for rule in (_refused_values, _refused_widths, _refused_blocks, _refused_options):
         for line in rule(args, layouts):
             raise UserError(line)
     return layouts
+
+
+def _refused_values(args: argparse.Namespace, layouts: ModelLayouts) -> Iterator[str]:
+    """Values that argparse hasn't seen: --model-overrides sets flags behind its back."""
+    for name, choices in CHOICES.items():
+        value = getattr(args, name)
+        if value not in choices:
+            flag = name.replace("_", "-")
+            yield f"--{flag} '{value}': use one of {', '.join(choices)}"
 
 
 def _refused_widths(args: argparse.Namespace, layouts: ModelLayouts) -> Iterator[str]:
@@ -158,13 +173,8 @@ def _refused_widths(args: argparse.Namespace, layouts: ModelLayouts) -> Iterator
 
 
 def _refused_blocks(args: argparse.Namespace, layouts: ModelLayouts) -> Iterator[str]:
-    stacks = (
-        ("encoder", args.encoder_block, ENCODER_BLOCKS),
-        ("decoder", args.decoder_block, DECODER_BLOCKS),
-    )
-    for stack, block, choices in stacks:
-        if block not in choices:
-            yield f"--{stack}-block '{block}': use one of {', '.join(choices)}"
+    stacks = (("encoder", args.encoder_block), ("decoder", args.decoder_block))
+    for stack, block in stacks:
         if block == "series":
             continue
         pre_norm = getattr(args, f"{stack}_normalize_before")
@@ -178,9 +188,9 @@ def _refused_blocks(args: argparse.Namespace, layouts: ModelLayouts) -> Iterator
                 f"--share-ffn-norm: with --{stack}-block {block} and --parallel-norm shared the "
                 "FFN has no norm of its own that could be shared"
             )
-    if args.parallel_norm == "own" and all(block == "series" for _, block, _ in stacks):
+    if args.parallel_norm == "own" and all(block == "series" for _, block in stacks):
         yield "--parallel-norm own: no stack is parallel; add --encoder-block or --decoder-block"
-    if args.parallel_scale != "none" and all(block == "series" for _, block, _ in stacks):
+    if args.parallel_scale != "none" and all(block == "series" for _, block in stacks):
         yield "--parallel-scale sqrt: no stack is parallel; add --encoder-block or --decoder-block"
     if args.no_cross_attention:
         if args.decoder_block == "parallel-cross-ffn":
@@ -258,7 +268,7 @@ def _refused_options(args: argparse.Namespace, layouts: ModelLayouts) -> Iterato
                 and getattr(args, "ddp_backend", None) in ("c10d", "pytorch_ddp")
             ),
             f"--checkpoint-activations with --ddp-backend {getattr(args, 'ddp_backend', None)}",
-            sharing if getattr(args, "distributed_world_size", 1) > 1 else [],
+            sharing if _processes(args) > 1 else [],
             "DDP sees a shared weight's gradient once per layer; use --ddp-backend legacy_ddp",
         ),
     )
@@ -266,6 +276,14 @@ def _refused_options(args: argparse.Namespace, layouts: ModelLayouts) -> Iterato
         if flags and is_given():
             name = flags[0].lstrip("-").replace("-", "_")
             yield f"{option} can't be honoured with {flags[0]} '{getattr(args, name)}': {why}"
+
+
+def _processes(args: argparse.Namespace) -> int:
+    """Processes of this training; torchrun tells only the environment."""
+    launched = os.environ.get("WORLD_SIZE", "1")
+    return max(
+        getattr(args, "distributed_world_size", 1), int(launched) if launched.isdecimal() else 1
+    )
 
 
 def warn_of_raw_embeddings(args: argparse.Namespace) -> List[str]:

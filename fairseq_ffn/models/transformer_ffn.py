@@ -68,6 +68,7 @@ class TransformerFfnModel(TransformerModel):
         """
         base_architecture(args)
         flags.set_defaults(args)
+        _restore_unpruned_flags(args)
         layouts = flags.check(args)
         unpruned = None
         if args.encoder_layers_to_keep or args.decoder_layers_to_keep:
@@ -187,13 +188,30 @@ def _wrap(layer: nn.Module, cfg: TransformerConfig) -> nn.Module:
     return fsdp_wrap(layer, min_num_params=min_num_params)
 
 
+def _restore_unpruned_flags(args: argparse.Namespace) -> None:
+    """Before layers are pruned: the flags of the whole model, if these were pruned already.
+
+    As in fairseq, building a pruned model rewrites its flags; a second build from them must start
+    from the same whole model.
+    """
+    if not (args.encoder_layers_to_keep or args.decoder_layers_to_keep):
+        if hasattr(args, "unpruned_flags"):
+            del args.unpruned_flags
+    elif getattr(args, "unpruned_flags", None):
+        for name, value in args.unpruned_flags.items():
+            setattr(args, name, value)
+    else:
+        names = [f"{stack}_{kind}_layout" for stack, kind, _ in flags.LAYOUTS]
+        names += ["encoder_layers", "decoder_layers"]
+        args.unpruned_flags = {name: getattr(args, name) for name in names}
+
+
 def _prune_layouts(args: argparse.Namespace, layouts: ModelLayouts) -> None:
     """Rewrite the layout flags for the layers that ``--*-layers-to-keep`` keeps."""
     for stack, kind, _ in flags.LAYOUTS:
         kept = getattr(args, f"{stack}_layers_to_keep")
         layers = [int(layer) for layer in kept.split(",")] if kept else []
-        # as many as there are: nothing to prune, or these flags have been pruned before
-        if layers and len(layers) != getattr(args, f"{stack}_layers"):
+        if layers:
             layout = getattr(layouts, f"{stack}_{kind}")
             if max(layers) >= len(layout.modules):
                 raise UserError(

@@ -34,8 +34,8 @@ from fairseq_ffn.models.architectures import CONFIGS
 logger = logging.getLogger("quickstart")
 
 DEFAULT_DATA = REPOSITORY / "data-bin" / "tatoeba_en_de" / "raw"
-#: share of the minutes, and seconds, kept for generation, measuring and scoring
-RESERVE = (0.10, 60.0)
+#: seconds kept for scoring, and per model for generation and measuring
+RESERVE = (30.0, 45.0)
 
 
 def parse(arguments: List[str]) -> argparse.Namespace:
@@ -159,8 +159,13 @@ def _plan(
     costs: Dict[str, float] = {}
     updates = args.updates
     if updates is None:
-        total = 60 * args.minutes
-        seconds = total * (1 - RESERVE[0]) - RESERVE[1] - (time.monotonic() - started)
+        reserve = RESERVE[0] + RESERVE[1] * len(args.models)
+        seconds = 60 * args.minutes - reserve - (time.monotonic() - started)
+        if seconds <= 0:
+            raise UserError(
+                f"--minutes {args.minutes:g}: preparing, translating and measuring alone take "
+                f"about {(reserve + time.monotonic() - started) / 60:.1f}; give more"
+            )
         probe_started = time.monotonic()
         updates, costs = plan_updates(
             binary,

@@ -7,6 +7,7 @@ from typing import Dict, List
 
 import pytest
 import torch
+from fairseq.models import ARCH_MODEL_REGISTRY
 from helpers import (
     PRE_NORM,
     arguments,
@@ -238,11 +239,41 @@ def test_a_step_of_training_lowers_the_loss(name):
         assert loss(training, batch()) < before
 
 
-def test_names_in_the_table_are_all_registered_with_fairseq():
-    for size in ("tiny", "base", "big", "deep"):
-        for config in CONFIGS:
-            args = arguments(architecture_name(size, config))
-            assert args.encoder_ffn_layout == CONFIGS[config].settings["encoder_ffn_layout"]
+#: config -> FFN layouts of encoder and decoder, block of both; One Wide FFN, Tables 1, 3 and 4
+TABLE = {
+    "baseline": ("independent", "independent", "series"),
+    "shared_enc": ("shared", "independent", "series"),
+    "shared_dec": ("independent", "shared", "series"),
+    "shared_enc_shared_dec": ("shared", "shared", "series"),
+    "shared_enc_dec": ("tied", "tied", "series"),
+    "no_enc": ("none", "independent", "series"),
+    "no_dec": ("independent", "none", "series"),
+    "no_enc_no_dec": ("none", "none", "series"),
+    "shared_enc_no_dec": ("shared", "none", "series"),
+    "no_enc_shared_dec": ("none", "shared", "series"),
+    "one_wide": ("shared", "none", "series"),
+    "parallel": ("independent", "independent", "parallel"),
+    "one_wide_parallel": ("shared", "none", "parallel"),
+}
+
+
+@pytest.mark.parametrize(
+    "size, d_ff, layers", [("base", 2048, 12), ("big", 4096, 12), ("deep", 4096, 14)]
+)
+@pytest.mark.parametrize("config", CONFIGS)
+def test_named_architectures_are_those_of_the_paper(config, size, d_ff, layers):
+    args = arguments(architecture_name(size, config))
+    blocks = {args.encoder_block, args.decoder_block}
+    assert (args.encoder_ffn_layout, args.decoder_ffn_layout, *blocks) == TABLE[config]
+    wide = layers if config.startswith("one_wide") else 1
+    assert (args.encoder_ffn_embed_dim, args.decoder_ffn_embed_dim) == (wide * d_ff, d_ff)
+    assert args.encoder_layers + args.decoder_layers == layers
+
+
+def test_the_table_is_complete():
+    assert list(CONFIGS) == list(TABLE)
+    for config in TABLE:
+        assert architecture_name("tiny", config) in ARCH_MODEL_REGISTRY
 
 
 def test_flags_given_win_over_the_architecture():
@@ -257,8 +288,14 @@ def test_flags_given_win_over_the_architecture():
 def test_parallel_architectures_normalise_the_first_layers_input():
     for config in ("parallel", "one_wide_parallel"):
         assert arguments(f"transformer_ffn_base_{config}").layernorm_embedding
-        pre_norm = arguments(f"transformer_ffn_base_{config}", encoder_normalize_before=True)
-        assert not pre_norm.layernorm_embedding
+        one = arguments(f"transformer_ffn_base_{config}", encoder_normalize_before=True)
+        assert one.layernorm_embedding  # for the decoder
+        both = arguments(
+            f"transformer_ffn_base_{config}",
+            encoder_normalize_before=True,
+            decoder_normalize_before=True,
+        )
+        assert not both.layernorm_embedding
 
 
 def test_alignment_comes_from_the_last_layer_in_every_kind_of_block():

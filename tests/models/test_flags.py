@@ -244,9 +244,33 @@ def test_not_refused(case):
 def test_refused_when_a_model_is_built_from_changed_flags():
     """As with --model-overrides, where no architecture function runs."""
     args = arguments("transformer_ffn", **SMALL)
-    args.encoder_ffn_layout = "a,b"
-    with pytest.raises(UserError, match="--encoder-ffn-layout 'a,b'"):
+    args.encoder_ffn_layout = "tied"
+    args.decoder_ffn_layout = "tied"
+    args.encoder_ffn_embed_dim = 40
+    with pytest.raises(UserError, match="--encoder-ffn-embed-dim is 40"):
         TransformerFfnModel.build_model(args, task())
+
+
+@pytest.mark.parametrize("name", list(flags_module.CHOICES))
+def test_values_that_argparse_has_not_seen_are_refused(name):
+    args = arguments("transformer_ffn", **SMALL)
+    setattr(args, name, "sideways")
+    with pytest.raises(UserError, match=f"--{name.replace('_', '-')} 'sideways'"):
+        TransformerFfnModel.build_model(args, task())
+
+
+def test_torchruns_processes_count_for_the_ddp_refusal(monkeypatch):
+    given = {"ddp_backend": "pytorch_ddp", "checkpoint_activations": True, **SHARED}
+    arguments("transformer_ffn", **{**SMALL, **given})
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="--ddp-backend legacy_ddp"):
+        arguments("transformer_ffn", **{**SMALL, **given})
+
+
+@pytest.mark.parametrize("arch", ["tiny", "base_no_dec", "big_one_wide", "deep_parallel"])
+def test_named_architectures_refuse_too(arch):
+    with pytest.raises(UserError, match="--encoder-block 'sideways'"):
+        arguments(f"transformer_ffn_{arch}", encoder_block="sideways")
 
 
 class TestCommandLine:

@@ -121,6 +121,11 @@ class TestShared:
         again = TransformerFfnModel.build_model(args, task()).double().eval()
         again.load_state_dict(cloned(pruned.state_dict()), strict=True, model_cfg=args)
         assert_same_outputs(again, pruned)
+        # also into itself
+        state = cloned(pruned.state_dict())
+        randomise(pruned, seed=33)
+        pruned.load_state_dict(state, strict=True, model_cfg=args)
+        assert_same_outputs(pruned, again)
 
 
 #: one of each kind
@@ -238,3 +243,16 @@ def test_half_precision_keeps_the_file_small():
         sizes.append(len(file.getvalue()))
     one_ffn = 2 * (2 * 16 * 2000 + 2000 + 16)
     assert sizes[0] - sizes[1] >= 3 * one_ffn
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["compact", "full"])
+def test_building_a_pruned_model_twice_before_loading(full):
+    case = CASES["one wide"]
+    shared = shared_model(case)
+    state = (unshared_copy(shared, case) if full else shared).state_dict()
+    args = arguments("transformer_ffn", **{**FOUR, **case.flags})
+    args.encoder_layers_to_keep, args.decoder_layers_to_keep = "1,3", "0,1"
+    TransformerFfnModel.build_model(args, task())
+    pruned = TransformerFfnModel.build_model(args, task()).double().eval()
+    pruned.load_state_dict(cloned(state), strict=True, model_cfg=args)
+    assert len(pruned.encoder.layers) == len(pruned.decoder.layers) == 2
