@@ -190,6 +190,7 @@ MODELS: Dict[str, Sequence[str]] = {
     # validation by BLEU leaves numpy arrays in the checkpoint, EMA a second model
     "one_wide": (
         "transformer_ffn_tiny_one_wide",
+        *words("--encoder-ffn-embed-dim 512"),  # a copy of it shows in a file's size
         *words("--eval-bleu --best-checkpoint-metric bleu --maximize-best-checkpoint-metric"),
         '--eval-bleu-args={"beam": 1, "max_len_b": 10}',
         *words("--store-ema --ema-decay 0.9"),

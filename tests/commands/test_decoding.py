@@ -206,7 +206,9 @@ class TestAverage:
         # what is tied or shared once, and the version of both stacks
         assert len(storages) == len(list(model.parameters())) + 1
         size = sum(parameter.numel() for parameter in model.parameters()) * 4
-        assert mean.stat().st_size < 1.1 * size + 30_000 < self.inputs(lab)[0].stat().st_size / 2
+        # a copy of the FFN would add 130 kB, the optimiser's state twice the model
+        assert mean.stat().st_size < 1.1 * size + 40_000
+        assert mean.stat().st_size < 0.3 * self.inputs(lab)[0].stat().st_size
 
     def test_it_translates(self, lab):
         out = lab.generate(self.averaged(lab) / "mean.pt", "--beam", 4).out
