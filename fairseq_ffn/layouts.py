@@ -119,28 +119,31 @@ def check_layout(text: str) -> str:
     """Check the form of a layout string before the number of layers is known (argparse type)."""
     stripped = text.strip()
     if ":" in stripped:
-        name, _, number = stripped.partition(":")
-        layers = int(number) if number.isdecimal() else 1
-        _parse_strategy(stripped, max(layers, 1), "layout")
+        _split_strategy(stripped, "layout")
     elif stripped not in KEYWORDS:
         _parse_explicit(stripped, len(stripped.split(",")), "layout")
     return stripped
 
 
 def _parse_strategy(text: str, num_layers: int, flag: str) -> Layout:
-    strategy, _, number = text.partition(":")
-    if strategy not in STRATEGIES:
-        raise LayoutError(f"{flag} '{text}': unknown strategy '{strategy}'; use {FORMS}")
-    if not (number.isascii() and number.isdecimal()):
-        raise LayoutError(f"{flag} '{text}': '{number}' is not a number of modules, as in cycle:2")
-    modules = int(number)
-    if modules == 0:
-        raise LayoutError(f"{flag} '{text}': needs at least one module, as in {strategy}:1")
-    if not 1 <= modules <= num_layers:
+    strategy, modules = _split_strategy(text, flag)
+    if modules > num_layers:
         raise LayoutError(
             f"{flag} '{text}': {modules} modules for {num_layers} layers; use 1 to {num_layers}"
         )
     return Layout(tuple(str(m) for m in _strategy_indices(strategy, modules, num_layers)))
+
+
+def _split_strategy(text: str, flag: str) -> Tuple[str, int]:
+    strategy, _, number = text.partition(":")
+    if strategy not in STRATEGIES:
+        raise LayoutError(f"{flag} '{text}': unknown strategy '{strategy}'; use {FORMS}")
+    if not (number.isascii() and number.isdecimal() and len(number) <= 4):
+        raise LayoutError(f"{flag} '{text}': '{number}' is not a number of modules, as in cycle:2")
+    modules = int(number)
+    if modules == 0:
+        raise LayoutError(f"{flag} '{text}': needs at least one module, as in {strategy}:1")
+    return strategy, modules
 
 
 def _strategy_indices(strategy: str, modules: int, num_layers: int) -> Tuple[int, ...]:

@@ -11,12 +11,13 @@
 #   FAIRSEQ_FFN_VENV         where the environment lies (default: .venv in the checkout)
 #   FAIRSEQ_FFN_BASE_PYTHON  interpreter to make it with (default: python3.11, else python3)
 #   FAIRSEQ_FFN_TORCH        which torch (default: torch==2.13.0)
-#   FAIRSEQ_FFN_TORCH_INDEX  package index for torch alone, for a CPU-only or another CUDA build,
-#                            such as https://download.pytorch.org/whl/cpu
+#   FAIRSEQ_FFN_TORCH_INDEX  package index for torch alone. PyPI's torch for Linux is the CUDA
+#                            build, several gigabytes; the CPU build is a tenth of it:
+#                            https://download.pytorch.org/whl/cpu
 set -euo pipefail
 
 case "${1:-}" in
-  -h | --help) sed -n '2,16s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+  -h | --help) sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
 esac
 
 FFN_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -34,6 +35,10 @@ ffn_setup() {
     PYTHON=$(command -v "$PYTHON")
     export PYTHONPATH="$FFN_ROOT${PYTHONPATH:+:$PYTHONPATH}" PYTHON
     PATH="$(dirname "$PYTHON"):$PATH"
+    if [ "$with_tests" = --test ]; then
+      "$PYTHON" -c 'import hypothesis, pytest, ruff, xdist' 2>/dev/null ||
+        ffn_die "$PYTHON lacks the test tools: $PYTHON -m pip install -r requirements/test.txt"
+    fi
     ffn_say "using the existing environment of $PYTHON"
     return
   fi
@@ -73,10 +78,11 @@ ffn_setup() {
   # no dependency may replace the torch that was chosen
   "$PYTHON" -c 'import torch; print("torch==" + torch.__version__)' >"$venv/constraints.txt" ||
     ffn_die "torch can't be imported after installation (see above)"
+  cat "$FFN_ROOT/requirements/constraints.txt" >>"$venv/constraints.txt"
   # build isolation would fetch a second torch to compile against
   ffn_say "  fairseq"
   ffn_pip --no-build-isolation -c "$venv/constraints.txt" -r "$FFN_ROOT/requirements/fairseq.txt"
-  ffn_pip -r "$FFN_ROOT/requirements/run.txt"
+  ffn_pip -c "$venv/constraints.txt" -r "$FFN_ROOT/requirements/run.txt"
   ffn_say "  fairseq_ffn"
   ffn_pip --no-build-isolation --no-deps -e "$FFN_ROOT"
   "$PYTHON" -c 'import fairseq, fairseq_ffn' 2>/dev/null || {
@@ -91,7 +97,7 @@ ffn_setup() {
 ffn_test_tools() {
   [ "$(cat "$2" 2>/dev/null)" != "$1" ] || return 0
   ffn_say "  test tools"
-  ffn_pip -r "$FFN_ROOT/requirements/test.txt"
+  ffn_pip -c "$(dirname "$2")/constraints.txt" -r "$FFN_ROOT/requirements/test.txt"
   printf '%s' "$1" >"$2"
 }
 

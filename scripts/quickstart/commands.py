@@ -13,7 +13,7 @@ from typing import Callable, Dict, List, Optional, Sequence
 
 from fairseq_ffn.errors import UserError
 
-__all__ = ["Job", "UserError", "run", "run_jobs", "sha256"]
+__all__ = ["Job", "UserError", "run", "run_jobs", "sha256", "write_text"]
 
 logger = logging.getLogger("quickstart")
 
@@ -54,6 +54,8 @@ class Job:
             "OMP_NUM_THREADS": str(self.threads),
             # waiting threads must not spin: with a busy core that is many times slower
             "OMP_WAIT_POLICY": "PASSIVE",
+            # three models at once would fight for a GPU, and the timings are for a CPU
+            "CUDA_VISIBLE_DEVICES": "",
             "PYTHONUNBUFFERED": "1",
             "PYTHONWARNINGS": "ignore",
         }
@@ -105,6 +107,7 @@ def run_jobs(
     workers: int,
     progress: Optional[Callable[[List[Job], List[Job]], str]] = None,
     interval: float = 15.0,
+    on_finish: Callable[[Job], None] = lambda job: None,
 ) -> None:
     """Run jobs in the order given, ``workers`` at a time.
 
@@ -113,6 +116,7 @@ def run_jobs(
         workers: how many at once.
         progress: text for the progress line from (running, finished) jobs.
         interval: seconds between progress lines; on a terminal one line is rewritten each second.
+        on_finish: called with each job as it has ended well.
 
     Raises:
         UserError: a job failed; the others are stopped.
@@ -129,6 +133,8 @@ def run_jobs(
             done = [job for job in running if job.finished()]
             running = [job for job in running if job not in done]
             finished += done
+            for job in done:
+                on_finish(job)
             pause = 1.0 if terminal else interval
             if progress is not None and time.monotonic() - shown >= pause:
                 shown = time.monotonic()
@@ -142,6 +148,13 @@ def run_jobs(
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
         for job in running:
             job.stop()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write under a temporary name, then rename."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def sha256(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import statistics
 from pathlib import Path
 from typing import Dict, List, Sequence
 
@@ -34,7 +35,7 @@ def comparison(
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for model in models:
-        lines.append(_row(folder / model, model, vocabulary_size))
+        lines.append(_row(folder, model, models[0], vocabulary_size))
     scores = read_json(folder / models[0] / "scores.json")
     speed = read_json(folder / models[0] / "speed.json")
     lines += [
@@ -60,7 +61,8 @@ def comparison(
     return "\n".join(lines)
 
 
-def _row(run_dir: Path, model: str, vocabulary_size: int) -> str:
+def _row(folder: Path, model: str, first: str, vocabulary_size: int) -> str:
+    run_dir = folder / model
     args = argparse.Namespace(share_all_embeddings=True)
     architectures.apply(args, "tiny", model)
     # fairseq adds four symbols to the pieces and leaves out sentencepiece's three
@@ -70,18 +72,16 @@ def _row(run_dir: Path, model: str, vocabulary_size: int) -> str:
     scores = read_json(run_dir / "scores.json")
     speed = read_json(run_dir / "speed.json")
     trained = read_json(run_dir / "trained.json")
-    mean = speed["mean"]
-    spread = (
-        sum((value - mean) ** 2 for value in speed["tokens_per_second"])
-        / max(1, len(speed["tokens_per_second"]) - 1)
-    ) ** 0.5
+    rounds = speed["tokens_per_second"]
+    others = read_json(folder / first / "speed.json")["tokens_per_second"]
+    ratio = statistics.fmean(mine / other for mine, other in zip(rounds, others))
     cells = [
         model,
         f"{scores['bleu']['score']:.1f}",
         f"{scores['chrf']['score']:.1f}",
         f"{parameters.total / 1e6:.2f}M",
-        f"{mean:.0f} ± {spread:.0f}",
-        f"{speed['ratio']:.2f}x",
+        f"{statistics.fmean(rounds):.0f} ± {statistics.stdev(rounds):.0f}",
+        f"{ratio:.2f}x",
         f"{work.source_token / 1e6:.2f} + {work.target_token / 1e6:.2f}",
         f"{trained['updates']} updates, {trained['minutes']:.1f} min",
     ]

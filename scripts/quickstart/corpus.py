@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import logging
 import shutil
 from pathlib import Path
 from typing import Dict, Iterator, List, Tuple
 
-from commands import UserError, run, sha256
+from commands import UserError, run, sha256, write_text
 
 logger = logging.getLogger("quickstart")
 
@@ -42,6 +43,11 @@ class Corpus:
             f"{self.raw}: no file {name} or {name}.gz; the folder needs train, dev and test files "
             f"ending in .{self.source} and .{self.target} (see --source-lang and --target-lang)"
         )
+
+    def checksum(self) -> str:
+        """One checksum of all files."""
+        parts = "".join(sha256(path) for _, path in sorted(self.files.items()))
+        return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
     def lines(self, split: str, language: str) -> Iterator[str]:
         """Lines of one file, checked.
@@ -139,7 +145,7 @@ def prepare(corpus: Corpus, folder: Path, vocabulary_size: int) -> Path:
         ],
         log=pieces / "preprocess.log",
     )
-    done.write_text(json.dumps(wanted))
+    write_text(done, json.dumps(wanted))
     return binary
 
 

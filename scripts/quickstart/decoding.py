@@ -9,7 +9,7 @@ import statistics
 from pathlib import Path
 from typing import Dict, List, Sequence
 
-from commands import Job, UserError, run_jobs
+from commands import Job, UserError, run_jobs, write_text
 from corpus import Corpus
 from training import USER_DIR, Workers, write_json
 
@@ -112,7 +112,8 @@ def measure_speed(binary: Path, models: Sequence[str], folder: Path) -> None:
 
     The figure is fairseq-generate's own: generated target tokens by the time inside the search.
     """
-    if all((folder / model / "speed.json").is_file() for model in models):
+    paths = [folder / model / "speed.json" for model in models]
+    if all(path.is_file() and set(models) <= set(read_json(path)["together"]) for path in paths):
         logger.info("measure: speeds are ready")
         return
     logger.info(f"measure: tokens/s at batch 1, one thread, {SPEED_ROUNDS} rounds in turn")
@@ -124,17 +125,13 @@ def measure_speed(binary: Path, models: Sequence[str], folder: Path) -> None:
             job = Job(model, speed_command(binary, folder / model), log, threads=1)
             run_jobs([job], 1)
             rounds[model].append(_tokens_per_second(log))
-    first = rounds[models[0]]
     for model in models:
-        ratios = [mine / other for mine, other in zip(rounds[model], first)]
         write_json(
             folder / model / "speed.json",
             {
                 "tokens_per_second": rounds[model],
                 "mean": statistics.fmean(rounds[model]),
-                "against": models[0],
-                "ratios": ratios,
-                "ratio": statistics.fmean(ratios),
+                "together": list(models),
                 "batch_size": 1,
                 "beam": BEAM,
                 "threads": 1,
@@ -160,9 +157,7 @@ def _translated(running: List[Job], sentences: int) -> str:
 
 def _write_lines(path: Path, lines: Sequence[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def read_json(path: Path) -> Dict[str, object]:

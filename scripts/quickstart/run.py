@@ -6,17 +6,20 @@ Everything heavy is a plain fairseq command, shown in ``commands.sh`` of the out
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import json
 import logging
 import shlex
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, Iterator, List
 
 import decoding
-from commands import UserError
+from commands import UserError, write_text
 from comparison import comparison
 from corpus import Corpus, guess_languages, prepare
 from training import (
@@ -33,6 +36,7 @@ from fairseq_ffn.models.architectures import CONFIGS
 
 logger = logging.getLogger("quickstart")
 
+VOCABULARY_SIZE = 4000
 DEFAULT_DATA = REPOSITORY / "data-bin" / "tatoeba_en_de" / "raw"
 #: seconds kept for scoring, and per model for generation and measuring
 RESERVE = (30.0, 45.0)
@@ -74,7 +78,10 @@ def parse(arguments: List[str]) -> argparse.Namespace:
         "--updates", type=int, help="train for so many updates instead of so many minutes"
     )
     parser.add_argument(
-        "--vocabulary-size", type=int, default=4000, help="joint pieces (default: 4000)"
+        "--vocabulary-size",
+        type=int,
+        default=VOCABULARY_SIZE,
+        help="joint pieces (default: %(default)s)",
     )
     parser.add_argument(
         "--output",
@@ -107,12 +114,13 @@ def quickstart(args: argparse.Namespace) -> None:
     if source is None:
         source, target = guess_languages(raw)
     corpus = Corpus(raw, source, target)
-    folder = raw.parent if raw == DEFAULT_DATA.resolve() else args.output / "data"
+    shipped = raw == DEFAULT_DATA.resolve() and args.vocabulary_size == VOCABULARY_SIZE
+    folder = raw.parent if shipped else args.output / "data"
     logger.info(f"data: {source} to {target}, {raw}")
     binary = prepare(corpus, folder, args.vocabulary_size)
 
     workers = Workers.for_machine(len(args.models))
-    plan = _plan(args, binary, workers, raw, started)
+    plan = _plan(args, binary, workers, corpus, started)
     _write_commands(args, binary, plan)
     train(
         binary,
@@ -129,16 +137,17 @@ def quickstart(args: argparse.Namespace) -> None:
     decoding.measure_speed(binary, args.models, args.output)
     minutes = (time.monotonic() - started) / 60
     text = comparison(args.output, args.models, corpus, args.vocabulary_size, plan, minutes)
-    (args.output / "comparison.md").write_text(text, encoding="utf-8")
+    write_text(args.output / "comparison.md", text)
     print(text)
 
 
 def _plan(
-    args: argparse.Namespace, binary: Path, workers: Workers, raw: Path, started: float
+    args: argparse.Namespace, binary: Path, workers: Workers, corpus: Corpus, started: float
 ) -> Dict[str, object]:
     """The number of updates, decided once for an output folder."""
     settings = {
-        "data": str(raw),
+        "data": corpus.checksum(),
+        "languages": f"{corpus.source}-{corpus.target}",
         "vocabulary_size": args.vocabulary_size,
         "seed": args.seed,
         "minutes": None if args.updates else args.minutes,
@@ -192,7 +201,13 @@ def _plan(
 
 def _write_commands(args: argparse.Namespace, binary: Path, plan: Dict[str, object]) -> None:
     """The commands behind the numbers, to read or to run by hand."""
-    lines = ["#!/usr/bin/env bash", "# what the quick start runs", ""]
+    lines = [
+        "#!/usr/bin/env bash",
+        "# The fairseq commands of the quick start, with .venv activated. Training goes on in the",
+        "# folders that are there; change --save-dir to train anew.",
+        "export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE CUDA_VISIBLE_DEVICES=",
+        "",
+    ]
     for model in args.models:
         run_dir = args.output / model
         for command in (
@@ -209,7 +224,23 @@ def _write_commands(args: argparse.Namespace, binary: Path, plan: Dict[str, obje
         ):
             lines.append(shlex.join(str(argument) for argument in command))
         lines.append("")
-    (args.output / "commands.sh").write_text("\n".join(lines), encoding="utf-8")
+    write_text(args.output / "commands.sh", "\n".join(lines))
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def only_one(output: Path) -> Iterator[None]:
+    """Keep a second quick start out of the same folder."""
+    output.mkdir(parents=True, exist_ok=True)
+    with open(output / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another quick start is at work in {output}") from error
+        yield
 
 
 def main() -> int:
@@ -220,8 +251,11 @@ def main() -> int:
     for name in ("fairseq", "torch"):
         logging.getLogger(name).setLevel(logging.WARNING)
     args = parse(sys.argv[1:])
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)  # so that trainings end with the script
     try:
-        quickstart(args)
+        with only_one(args.output):
+            quickstart(args)
     except (UserError, OSError) as error:
         print(f"quickstart: error: {error}", file=sys.stderr)
         return 1

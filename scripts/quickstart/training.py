@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Sequence, Tuple
 
-from commands import Job, UserError, run_jobs
+from commands import Job, UserError, run_jobs, write_text
 
 logger = logging.getLogger("quickstart")
 
@@ -57,7 +57,9 @@ def train_command(
         *("--total-num-update", updates, "--max-update", updates),
         *("--criterion", "label_smoothed_cross_entropy", "--label-smoothing", 0.1),
         *("--max-tokens", MAX_TOKENS, "--max-tokens-valid", 4 * MAX_TOKENS),
-        *("--seed", seed, "--num-workers", 0, "--cpu-autocast", autocast),
+        # the thread that reads ahead can abort a process that ends soon after it began
+        *("--seed", seed, "--num-workers", 0, "--data-buffer-size", 0),
+        *("--cpu-autocast", autocast),
         *("--save-dir", save_dir, "--no-epoch-checkpoints"),
         *("--save-interval-updates", max(100, updates // 8), "--keep-interval-updates", 1),
         *("--log-format", "json", "--log-interval", 10),
@@ -165,10 +167,15 @@ def train(
         left = f", about {_minutes(passed * (1 - share) / share)} left" if share > 0.02 else ""
         return f"train: {_minutes(passed)}{left} | " + " | ".join(texts)
 
-    run_jobs(jobs, workers.processes, progress)
-    for job in jobs:
-        record = {"updates": updates, "minutes": job.seconds / 60, **last_update(job.log)}
-        write_json(job.log.parent / "trained.json", record)
+    def record(job: Job) -> None:
+        last = last_update(job.log)
+        # fairseq's wall time goes on over interruptions
+        minutes = float(last.get("wall", job.seconds)) / 60
+        write_json(
+            job.log.parent / "trained.json", {**last, "updates": updates, "minutes": minutes}
+        )
+
+    run_jobs(jobs, workers.processes, progress, on_finish=record)
 
 
 def last_update(log: Path) -> Dict[str, str]:
@@ -183,10 +190,8 @@ def last_update(log: Path) -> Dict[str, str]:
 
 
 def write_json(path: Path, record: object) -> None:
-    """Write under a temporary name, then rename."""
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    """Write a record, whole or not at all."""
+    write_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
 def _minutes(seconds: float) -> str:

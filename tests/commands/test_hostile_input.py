@@ -18,10 +18,10 @@ def fails(lab, command: str, *arguments, **more) -> str:
     return lab.run(command, *arguments, fails=True, **more).error_line()
 
 
-def training(lab, folder: Path, *more, data=None, config: str = "baseline"):
+def training(lab, folder: Path, *more, data=None):
     """A training that would end after one update."""
     once = words("--max-update 1 --disable-validation")
-    arguments = lab.training(folder, f"transformer_ffn_tiny_{config}", *once, *more)
+    arguments = lab.training(folder, "transformer_ffn_tiny_baseline", *once, *more)
     return [data or arguments[0], *arguments[1:]]
 
 

@@ -21,8 +21,6 @@ pytestmark = pytest.mark.xdist_group("quickstart")
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CORPUS = REPOSITORY / "data-bin" / "tatoeba_en_de" / "raw"
-#: what the README's commands get on top here, to be quick
-SMALLER = {"bash scripts/quickstart.sh": " --updates 12 --vocabulary-size 400"}
 
 
 def environment(checkout: Path) -> Dict[str, str]:
@@ -36,7 +34,7 @@ def environment(checkout: Path) -> Dict[str, str]:
     }
 
 
-def write_small_corpus(folder: Path, train: int = 1500, others: int = 40) -> None:
+def write_small_corpus(folder: Path, train: int = 4000, others: int = 40) -> None:
     """The first lines of the shipped corpus."""
     folder.mkdir(parents=True, exist_ok=True)
     for language in ("en", "de"):
@@ -80,7 +78,7 @@ def checkout(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def finished(checkout) -> str:
     """Output of a whole quick start."""
-    done = quickstart(checkout, "--updates", "12", "--vocabulary-size", "400")
+    done = quickstart(checkout, "--updates", "12")
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -120,7 +118,7 @@ def test_scores_are_sacrebleus_of_the_files(checkout, finished):
 
 
 def test_second_run_skips_all_steps_and_prints_the_same_table(checkout, finished):
-    again = quickstart(checkout, "--updates", "12", "--vocabulary-size", "400")
+    again = quickstart(checkout, "--updates", "12")
     assert again.returncode == 0, again.stderr[-3000:]
     rows = [line for line in finished.splitlines() if line.startswith("|")]
     assert rows == [line for line in again.stdout.splitlines() if line.startswith("|")]
@@ -128,15 +126,15 @@ def test_second_run_skips_all_steps_and_prints_the_same_table(checkout, finished
 
 
 def test_other_settings_in_the_same_folder_are_refused(checkout, finished):
-    done = quickstart(checkout, "--updates", "13", "--vocabulary-size", "400")
+    done = quickstart(checkout, "--updates", "13")
     assert done.returncode == 1
     assert "updates_asked 12, not 13" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_interrupted_training_goes_on(checkout, finished):
-    options = ["--updates", "400", "--vocabulary-size", "400", "--models", "shared_enc_no_dec"]
-    options += ["--output", "runs/interrupted"]
+    options = ["--updates", "250", "--vocabulary-size", "400"]
+    options += ["--models", "shared_enc_no_dec", "--output", "runs/interrupted"]
     process = subprocess.Popen(
         ["bash", "scripts/quickstart.sh", *options],
         cwd=checkout,
@@ -145,12 +143,17 @@ def test_interrupted_training_goes_on(checkout, finished):
         stdout=subprocess.PIPE,
         text=True,
     )
-    run_dir = checkout / "runs" / "interrupted" / "shared_enc_no_dec"
+    output = checkout / "runs" / "interrupted"
+    run_dir = output / "shared_enc_no_dec"
     deadline = time.monotonic() + 200
     while not list(run_dir.glob("checkpoints/checkpoint_last.pt")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    second = quickstart(checkout, *options)
+    assert second.returncode == 1 and f"another quick start is at work in {output.name}" in (
+        second.stderr.replace(f"{output.parent}/", "").replace("runs/", "")
+    )
+    process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "goes on from here" in errors
     assert not (run_dir / "trained.json").exists()
@@ -159,7 +162,7 @@ def test_interrupted_training_goes_on(checkout, finished):
     assert "goes on from its last checkpoint" in done.stderr
     log = (run_dir / "train.log").read_text()
     assert "Loaded checkpoint" in log
-    assert json.loads((run_dir / "trained.json").read_text())["num_updates"] == "400"
+    assert json.loads((run_dir / "trained.json").read_text())["num_updates"] == "250"
 
 
 def broken(folder: Path, name: str) -> None:
@@ -219,9 +222,6 @@ def test_quick_readme_commands_run(checkout, finished):
     commands = readme_commands()
     assert len(commands) >= 5
     for command in commands:
-        for start, extra in SMALLER.items():
-            if command.startswith(start):
-                command = command.replace(start, start + extra, 1)
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", command],
             cwd=checkout,

@@ -1,0 +1,85 @@
+"""The quick start's arithmetic: how many updates fit, and which records are still good."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from fairseq_ffn.errors import UserError
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts" / "quickstart"))
+import decoding
+import training
+
+
+@pytest.mark.parametrize(
+    ("costs", "processes", "expected"),
+    [((1.8, 1.0, 0.8), 2, 1.8), ((2.0, 1.5, 1.0), 2, 2.5), ((1.0, 1.0), 1, 2.0), ((3.0,), 4, 3.0)],
+)
+def test_makespan_when_the_longest_start_first(costs, processes, expected):
+    assert training._makespan(costs, processes) == pytest.approx(expected)
+
+
+def write_log(path: Path, words_per_second: float, words: float = 800.0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [
+        {"wps": "0", "wpb": str(words), "num_updates": "10"},
+        {"wps": str(words_per_second), "wpb": str(words), "num_updates": "20"},
+    ]
+    path.write_text("".join(f"x | INFO | train_inner | {json.dumps(line)}\n" for line in lines))
+
+
+def plan(tmp_path, monkeypatch, seconds):
+    speeds = {"baseline": 4000.0, "shared_enc_no_dec": 5000.0, "one_wide": 2000.0}
+
+    def run_jobs(jobs, workers, progress):
+        assert workers == 2
+        for job in jobs:
+            assert "--no-save" in job.arguments
+            write_log(job.log, speeds[job.name])
+
+    monkeypatch.setattr(training, "run_jobs", run_jobs)
+    workers = training.Workers(2, 1)
+    return training.plan_updates(
+        tmp_path, list(speeds), workers, seconds, 1, "none", tmp_path / "probe"
+    )
+
+
+def test_updates_fill_the_time_of_the_busier_core(tmp_path, monkeypatch):
+    updates, costs = plan(tmp_path, monkeypatch, 1000.0)
+    assert costs == pytest.approx({"baseline": 0.2, "shared_enc_no_dec": 0.16, "one_wide": 0.4})
+    # one wide alone takes as long as the two others in turn; two rounds of starting up
+    assert updates == int((1000 - 2 * training.STARTUP_SECONDS) / 0.4)
+
+
+def test_too_little_time_is_an_error(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="updates fit into 0.5 minutes"):
+        plan(tmp_path, monkeypatch, 30.0)
+
+
+def test_every_model_gets_the_same_settings():
+    commands = [
+        training.train_command(Path("bin"), model, Path("out"), 100, 7, "none")
+        for model in ("baseline", "one_wide")
+    ]
+    assert [a for a, b in zip(*commands) if a != b] == ["transformer_ffn_tiny_baseline"]
+
+
+def test_hypotheses_come_in_corpus_order(tmp_path):
+    log = tmp_path / "generate.log"
+    log.write_text("D-1\t-0.5\tzwei\nH-0\t-1\tx\nD-0\t-0.1\teins\u2028!\n", encoding="utf-8")
+    assert decoding.read_hypotheses(log, 2) == ["eins\u2028!", "zwei"]
+    with pytest.raises(UserError, match="1 sentences are missing, the first is 2"):
+        decoding.read_hypotheses(log, 3)
+    log.write_text("D-0\t-0.5\ta\nD-0\t-0.1\tb\n")
+    with pytest.raises(UserError, match="sentence 0 is there twice"):
+        decoding.read_hypotheses(log, 1)
+
+
+def test_last_update_reads_the_end_of_a_log(tmp_path):
+    assert training.last_update(tmp_path / "none.log") == {}
+    write_log(tmp_path / "train.log", 10.0)
+    assert training.last_update(tmp_path / "train.log")["num_updates"] == "20"
