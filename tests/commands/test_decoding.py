@@ -32,9 +32,9 @@ pytestmark = pytest.mark.slow
 WITNESS = """
 import atexit, os, sys
 def write():
-    path = sys.modules["fairseq_ffn"].__file__ if "fairseq_ffn" in sys.modules else ""
+    names = [name for name in sys.modules if name.split(".")[0] == "fairseq_ffn"]
     with open(os.environ["FFN_WITNESS"], "w") as file:
-        file.write(path)
+        file.writelines(sys.modules[name].__file__ + "\\n" for name in names)
 atexit.register(write)
 """
 
@@ -86,7 +86,8 @@ def test_every_installation_gives_the_same_translations(lab, tmp_path, kind):
     env = {"PYTHONPATH": os.pathsep.join(paths), "FFN_WITNESS": str(tmp_path / "witness")}
     checkpoint = lab.trained("one_wide") / "checkpoint_last.pt"
     out = lab.generate(checkpoint, "--beam", 4, user_dir=user_dir, env=env, cwd=tmp_path).out
-    assert (tmp_path / "witness").read_text() == str(user_dir / "__init__.py")
+    imported = (tmp_path / "witness").read_text().split()
+    assert len(imported) > 9 and all(Path(path).is_relative_to(user_dir) for path in imported)
     assert result_lines(out) == result_lines(lab.generated("one_wide"))
     assert len(hypotheses(out)) == 30
 

@@ -55,8 +55,15 @@ def test_baseline_trains_as_stock_fairseq(lab):
         assert_equal(ours[part], stock[part], part)
 
 
-@pytest.mark.parametrize("config", ["shared_enc_no_dec", "shared_enc_dec"])
-def test_two_processes_train_as_one(lab, tmp_path, config):
+@pytest.mark.parametrize(
+    ("config", "backend"),
+    [
+        ("shared_enc_no_dec", "legacy_ddp"),
+        ("shared_enc_no_dec", "pytorch_ddp"),  # fairseq's default
+        ("shared_enc_dec", "legacy_ddp"),
+    ],
+)
+def test_two_processes_train_as_one(lab, tmp_path, config, backend):
     """Two processes with a batch each, or one with two: the same batches make each update.
 
     No dropout, since the processes draw other random numbers; 46 batches divide by two.
@@ -66,7 +73,7 @@ def test_two_processes_train_as_one(lab, tmp_path, config):
     lab.train(tmp_path / "one", arch, *common, "--update-freq", 2)
     distributed = words(
         "--distributed-world-size 2 --distributed-rank -1 --distributed-no-spawn "
-        "--distributed-init-method env:// --distributed-backend gloo --ddp-backend legacy_ddp"
+        f"--distributed-init-method env:// --distributed-backend gloo --ddp-backend {backend}"
     )
     arguments = lab.training(tmp_path / "two", arch, *common, *distributed)
     launcher = words("--standalone --nproc_per_node 2 --no-python")
