@@ -15,4 +15,5 @@ export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE PYTHONDONTWRITEBYTECODE=1
 if [ $# -eq 0 ]; then
   "$PYTHON" -m ruff check . && "$PYTHON" -m ruff format --check .
 fi
-exec "$PYTHON" -m pytest -n "${FAIRSEQ_FFN_TEST_PROCESSES:-2}" --dist loadgroup "$@"
+# a file stays on one process: its fixtures (a whole quick start) are made once
+exec "$PYTHON" -m pytest -n "${FAIRSEQ_FFN_TEST_PROCESSES:-2}" --dist loadfile "$@"

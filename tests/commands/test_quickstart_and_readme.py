@@ -16,9 +16,6 @@ from typing import Dict, List
 
 import pytest
 
-#: one worker: the whole quick start is run once
-pytestmark = pytest.mark.xdist_group("quickstart")
-
 REPOSITORY = Path(__file__).resolve().parents[2]
 CORPUS = REPOSITORY / "data-bin" / "tatoeba_en_de" / "raw"
 
