@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Dict, Iterator, List, Tuple
 
-from commands import UserError, run, sha256, write_text
+from jobs import UserError, run, sha256, write_text
 
 logger = logging.getLogger("quickstart")
 

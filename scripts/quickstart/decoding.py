@@ -9,8 +9,8 @@ import statistics
 from pathlib import Path
 from typing import Dict, List, Sequence
 
-from commands import Job, UserError, run_jobs, write_text
 from corpus import Corpus
+from jobs import Job, UserError, run_jobs, write_text
 from training import USER_DIR, Workers, write_json
 
 from fairseq_ffn.reporting.scores import score as sacrebleu_scores

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Dict, Iterator, List
 
 import decoding
-from commands import UserError, write_text
 from comparison import comparison
 from corpus import Corpus, guess_languages, prepare
+from jobs import UserError, write_text
 from training import (
     REPOSITORY,
     Workers,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Sequence, Tuple
 
-from commands import Job, UserError, run_jobs, write_text
+from jobs import Job, UserError, run_jobs, write_text
 
 logger = logging.getLogger("quickstart")
 

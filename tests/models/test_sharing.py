@@ -6,7 +6,7 @@ from typing import Dict, List, Set, Tuple
 
 import pytest
 import torch
-from helpers import batch, build, built_at_random, gradients, logits
+from helpers import batch, build, built_at_random, gradients, logits, net_input
 from torch import nn
 
 from models.sharing_cases import CASES, FOUR, at, layer, shared_model, unshared_copy
@@ -96,3 +96,23 @@ def test_layerdrop_with_a_shared_ffn_drops_layers_and_not_the_ffn():
             torch.manual_seed(seed)
             seen.add(round(logits(dropping, batch()).sum().item(), 6))
     assert len(seen) > 3
+
+
+@pytest.mark.parametrize("config", ["shared_enc_no_dec", "shared_enc_dec"])
+def test_gradients_under_pytorchs_ddp(config):
+    """DDP counts each parameter once, however many layers use it."""
+    name = f"transformer_ffn_tiny_{config}"
+    plain = build(name, share_all_embeddings=True, dtype=torch.float64)
+    wrapped = build(name, share_all_embeddings=True, dtype=torch.float64)
+    plain(**net_input(batch()))[0].square().mean().backward()
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        ddp = nn.parallel.DistributedDataParallel(wrapped)
+        for _ in range(2):  # a second pass fails if the first left a parameter unfinished
+            wrapped.zero_grad()
+            ddp(**net_input(batch()))[0].square().mean().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    for expected, actual in zip(plain.parameters(), wrapped.parameters()):
+        torch.testing.assert_close(actual.grad, expected.grad)
