@@ -40,6 +40,8 @@ VOCABULARY_SIZE = 4000
 DEFAULT_DATA = REPOSITORY / "data-bin" / "tatoeba_en_de" / "raw"
 #: seconds kept for scoring, and per model for generation and measuring
 RESERVE = (30.0, 45.0)
+#: trainings beside each other slow down a little after the short measurement, and they validate
+SLACK = 0.9
 
 
 def parse(arguments: List[str]) -> argparse.Namespace:
@@ -185,7 +187,8 @@ def _plan(
             autocast,
             args.output / "probe",
         )
-        updates = max(1, int(updates * (1 - (time.monotonic() - probe_started) / seconds)))
+        left = 1 - (time.monotonic() - probe_started) / seconds
+        updates = max(1, int(SLACK * left * updates))
         shutil.rmtree(args.output / "probe", ignore_errors=True)
     plan = {
         "settings": settings,
