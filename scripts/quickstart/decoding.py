@@ -44,6 +44,8 @@ def _decode(binary: Path, run_dir: Path) -> List[object]:
         *("--user-dir", USER_DIR),
         *("--path", run_dir / "checkpoints" / "checkpoint_last.pt"),
         *("--beam", BEAM, "--remove-bpe", "sentencepiece", "--num-workers", 0),
+        # else fairseq drops a last batch whose size isn't a multiple of 8
+        *("--required-batch-size-multiple", 1),
     ]
 
 
