@@ -31,7 +31,7 @@ def environment(checkout: Path) -> Dict[str, str]:
     }
 
 
-def write_small_corpus(folder: Path, train: int = 4000, others: int = 40) -> None:
+def write_small_corpus(folder: Path, train: int = 4000, others: int = 43) -> None:
     """The first lines of the shipped corpus."""
     folder.mkdir(parents=True, exist_ok=True)
     for language in ("en", "de"):
@@ -86,14 +86,14 @@ MODELS = ("baseline", "shared_enc_no_dec", "one_wide")
 def test_comparison_has_every_model_and_every_run_directory_is_complete(checkout, finished):
     runs = checkout / "runs" / "quickstart"
     assert (runs / "comparison.md").read_text().strip() == finished.strip()
-    source = (CORPUS / "test.en").read_text().splitlines()[:40]
+    source = (CORPUS / "test.en").read_text().splitlines()[:43]
     for model in MODELS:
         assert re.search(rf"^\| {model} \| \d+\.\d \| \d+\.\d \|", finished, re.MULTILINE)
         run_dir = runs / model
         assert (run_dir / "source.txt").read_text().splitlines() == source
-        assert len((run_dir / "hypothesis.txt").read_text().split("\n")) == 41
+        assert len((run_dir / "hypothesis.txt").read_text().split("\n")) == 44
         scores = json.loads((run_dir / "scores.json").read_text())
-        assert scores["sentences"] == 40 and scores["references"] == 1
+        assert scores["sentences"] == 43 and scores["references"] == 1
         assert "tok:13a" in scores["bleu"]["signature"]
         assert (run_dir / "checkpoints" / "checkpoint_last.pt").is_file()
         speed = json.loads((run_dir / "speed.json").read_text())
@@ -186,7 +186,7 @@ def broken(folder: Path, name: str) -> None:
     [
         ("missing", "no file dev.de"),
         ("empty", "dev.de: the file is empty"),
-        ("lengths", r"test.en has 40 lines, but .*test.de has 41"),
+        ("lengths", r"test.en has 43 lines, but .*test.de has 44"),
         ("utf8", r"dev.en, line 7: not UTF-8"),
         ("blank", r"test.en, line 3: empty line"),
         ("gzip", r"train.en.gz: damaged gzip file"),
