@@ -1,8 +1,8 @@
 """Which arithmetic is faster for training on this CPU, found by measuring once.
 
-bfloat16 doubles the speed of a CPU with bfloat16 instructions (AVX-512 BF16, AMX) and is ten times
-slower on one without; no flag that PyTorch reports tells how much is gained, so a product of the
-shape that a small Transformer spends its time on is timed in both.
+bfloat16 is faster on a CPU with bfloat16 instructions (AVX-512 BF16, AMX) and much slower on one
+without; no flag that PyTorch reports tells how much is gained, so a product of the shape that a
+small Transformer spends its time on is timed in both.
 """
 
 from __future__ import annotations

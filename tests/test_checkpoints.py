@@ -34,7 +34,7 @@ class ModelTask:
         return models.build_model(cfg, self.dictionaries, from_checkpoint)
 
     def load_state_dict(self, state):
-        pass
+        self.state = state
 
 
 def load_as_generate(path: Path, **more):

@@ -146,11 +146,11 @@ def _refused_values(args: argparse.Namespace, layouts: ModelLayouts) -> Iterator
 
 
 def _refused_widths(args: argparse.Namespace, layouts: ModelLayouts) -> Iterator[str]:
-    clashes: List[Tuple[str, str, Tuple[str, ...]]] = [
-        ("ffn", "ffn_embed_dim", ("ffn_embed_dim", "embed_dim")),
-        ("self_attn", "embed_dim", ("embed_dim", "attention_heads")),
-    ]
-    for kind, _, sizes in clashes:
+    # sizes that a module common to both stacks must have in both
+    for kind, sizes in (
+        ("ffn", ("ffn_embed_dim", "embed_dim")),
+        ("self_attn", ("embed_dim", "attention_heads")),
+    ):
         layout = getattr(layouts, f"encoder_{kind}")
         if not layout.common:
             continue

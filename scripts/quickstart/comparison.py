@@ -16,6 +16,8 @@ from fairseq_ffn.models import architectures
 
 #: sentences of the test set that are shown
 SAMPLES = 4
+#: passes over the data below which no model of this size has converged
+YOUNG = 5.0
 
 
 def comparison(
@@ -89,15 +91,15 @@ def _row(folder: Path, model: str, first: str, vocabulary_size: int) -> str:
 
 
 def _convergence(plan: Dict[str, object], models: Sequence[str], folder: Path) -> str:
-    epochs = [float(read_json(folder / model / "trained.json").get("epoch", 0)) for model in models]
-    updates = [
+    # fairseq's "update" counts epochs, with a fraction
+    passes = max(
         float(read_json(folder / model / "trained.json").get("update", 0)) for model in models
-    ]
-    passes = max(updates + [0.0]) or max(epochs)
+    )
+    young = " None of them is converged." if passes < YOUNG else ""
     return (
         f"All models had the same {plan['updates']} updates of up to {MAX_TOKENS} tokens, "
-        f"{passes:.1f} passes over the data, with the learning rate falling to zero: none is "
-        "converged, and the order of models that are close can change with --minutes and --seed."
+        f"{passes:.1f} passes over the data, with the learning rate falling to zero.{young} The "
+        "order of models that are close can change with --minutes and --seed."
     )
 
 
