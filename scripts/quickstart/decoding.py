@@ -11,7 +11,8 @@ from typing import Dict, List, Sequence
 
 from corpus import Corpus
 from jobs import Job, UserError, run_jobs, write_text
-from training import USER_DIR, Workers, write_json
+from schedule import Workers
+from training import USER_DIR, write_json
 
 from fairseq_ffn.reporting.scores import score as sacrebleu_scores
 

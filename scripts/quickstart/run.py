@@ -21,10 +21,10 @@ from typing import Dict, Iterator, List
 import decoding
 from comparison import comparison
 from corpus import Corpus, guess_languages, prepare
-from jobs import UserError, write_text
+from jobs import KEEP_MEMORY, UserError, write_text
+from schedule import Workers
 from training import (
     REPOSITORY,
-    Workers,
     plan_updates,
     train,
     train_command,
@@ -209,6 +209,7 @@ def _write_commands(args: argparse.Namespace, binary: Path, plan: Dict[str, obje
         "# The fairseq commands of the quick start, with .venv activated. Training goes on in the",
         "# folders that are there; change --save-dir to train anew.",
         "export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE CUDA_VISIBLE_DEVICES=",
+        f"export GLIBC_TUNABLES={KEEP_MEMORY}",
         "",
     ]
     for model in args.models:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import shutil
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 from jobs import Job, UserError, run_jobs, write_text
+from schedule import Piece, Workers, makespan, pieces
 
 logger = logging.getLogger("quickstart")
 
@@ -27,24 +26,19 @@ PROBE_UPDATES = 24
 STARTUP_SECONDS = 12.0
 
 
-@dataclass(frozen=True)
-class Workers:
-    """How the machine is split: one model a core beats all cores on one model at this size."""
-
-    processes: int
-    threads: int
-
-    @staticmethod
-    def for_machine(models: int) -> Workers:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        processes = max(1, min(models, cores or 1))
-        return Workers(processes, max(1, (cores or 1) // processes))
-
-
 def train_command(
-    binary: Path, model: str, save_dir: Path, updates: int, seed: int, autocast: str
+    binary: Path,
+    model: str,
+    save_dir: Path,
+    updates: int,
+    seed: int,
+    autocast: str,
+    until: Optional[int] = None,
 ) -> List[object]:
-    """The plain ``fairseq-train`` command of one model; the same settings for every model."""
+    """The plain ``fairseq-train`` command of one model; the same settings for every model.
+
+    ``until`` stops at that update, to go on later: the learning rate still follows ``updates``.
+    """
     return [
         "fairseq-train",
         binary,
@@ -54,7 +48,7 @@ def train_command(
         *("--optimizer", "adam", "--adam-betas", "(0.9, 0.98)", "--clip-norm", 1.0),
         *("--lr", LEARNING_RATE, "--lr-scheduler", "polynomial_decay"),
         *("--warmup-updates", max(1, int(WARMUP_SHARE * updates))),
-        *("--total-num-update", updates, "--max-update", updates),
+        *("--total-num-update", updates, "--max-update", until or updates),
         *("--criterion", "label_smoothed_cross_entropy", "--label-smoothing", 0.1),
         *("--max-tokens", MAX_TOKENS, "--max-tokens-valid", 4 * MAX_TOKENS),
         # the thread that reads ahead can abort a process that ends soon after it began
@@ -92,8 +86,8 @@ def plan_updates(
         jobs.append(Job(model, command, save_dir / "train.log", workers.threads))
     run_jobs(jobs, workers.processes, lambda *_: "plan: measuring the speed of training")
     costs = {job.name: _seconds_per_update(job.log) for job in jobs}
-    per_update = _makespan(sorted(costs.values(), reverse=True), workers.processes)
-    rounds = -(-len(models) // workers.processes)
+    per_update = makespan(costs, workers.processes)
+    rounds = 1 + len(models) // workers.processes
     updates = int((seconds - rounds * STARTUP_SECONDS) / per_update)
     if updates < 50:
         raise UserError(
@@ -101,14 +95,6 @@ def plan_updates(
             "more --minutes, fewer --models, or a number of --updates"
         )
     return updates, costs
-
-
-def _makespan(costs: Sequence[float], processes: int) -> float:
-    """Time of the last process when the longest jobs start first."""
-    loads = [0.0] * processes
-    for cost in costs:
-        loads[loads.index(min(loads))] += cost
-    return max(loads)
 
 
 def _seconds_per_update(log: Path) -> float:
@@ -133,49 +119,75 @@ def train(
     autocast: str,
 ) -> None:
     """Train what isn't trained yet; fairseq resumes from its last checkpoint by itself."""
-    jobs = []
+    left = []
     for model in models:
-        run_dir = folder / model
-        if (run_dir / "trained.json").is_file():
+        if (folder / model / "trained.json").is_file():
             logger.info(f"train: {model} is ready")
             continue
-        command = train_command(binary, model, run_dir / "checkpoints", updates, seed, autocast)
-        if (run_dir / "checkpoints" / "checkpoint_last.pt").is_file():
+        left.append(model)
+        if (folder / model / "checkpoints" / "checkpoint_last.pt").is_file():
             logger.info(f"train: {model} goes on from its last checkpoint")
-        jobs.append(Job(model, command, run_dir / "train.log", workers.threads, append=True))
-    jobs.sort(key=lambda job: -costs.get(job.name, 0.0))  # the longest first
-    if not jobs:
+    if not left:
         return
+    weights = {model: costs.get(model, 1.0) for model in left}
+    jobs: Dict[Piece, Job] = {}
+    for piece in pieces(weights, workers.processes):
+        run_dir = folder / piece.model
+        until = int(piece.until * updates)
+        command = train_command(
+            binary, piece.model, run_dir / "checkpoints", updates, seed, autocast, until
+        )
+        first = next((job for job in jobs.values() if job.name == piece.model), None)
+        jobs[piece] = Job(
+            piece.model,
+            command,
+            run_dir / "train.log",
+            workers.threads,
+            append=True,
+            after=first,
+        )
     logger.info(
-        f"train: {len(jobs)} models, {updates} updates each, {workers.processes} at a time with "
+        f"train: {len(left)} models, {updates} updates each, {workers.processes} at a time with "
         f"{workers.threads} thread{'s' if workers.threads > 1 else ''}"
     )
+    for piece in jobs:
+        if piece.until < 1:
+            logger.info(
+                f"train: {piece.model} pauses at update {int(piece.until * updates)} and goes on "
+                "when a core is free, so that all cores are busy until the end"
+            )
     started = time.monotonic()
+
+    def done(model: str) -> int:
+        return int(last_update(folder / model / "train.log").get("num_updates", 0))
+
+    def share_done() -> float:
+        return sum(weights[model] * done(model) for model in left) / sum(weights.values()) / updates
+
+    share_before = share_done()
 
     def progress(running: List[Job], finished: List[Job]) -> str:
         passed = time.monotonic() - started
-        done = {job.name: updates for job in finished}
         texts = []
         for job in running:
             state = last_update(job.log)
-            done[job.name] = int(state.get("num_updates", 0))
             loss = f" loss {float(state['loss']):.2f}" if "loss" in state else ""
-            texts.append(f"{job.name} {done[job.name]}/{updates}{loss}")
-        weights = {job.name: costs.get(job.name, 1.0) for job in jobs}
-        share = sum(weights[name] * done[name] for name in done)
-        share /= updates * sum(weights.values())
-        left = f", about {_minutes(passed * (1 - share) / share)} left" if share > 0.02 else ""
-        return f"train: {_minutes(passed)}{left} | " + " | ".join(texts)
+            texts.append(f"{job.name} {done(job.name)}/{updates}{loss}")
+        share = (share_done() - share_before) / (1 - share_before)
+        rest = f", about {_minutes(passed * (1 - share) / share)} left" if share > 0.02 else ""
+        return f"train: {_minutes(passed)}{rest} | " + " | ".join(texts)
 
     def record(job: Job) -> None:
         last = last_update(job.log)
+        if any(other.after is job for other in jobs.values()):
+            return  # only the first piece
         # fairseq's wall time goes on over interruptions
         minutes = float(last.get("wall", job.seconds)) / 60
         write_json(
             job.log.parent / "trained.json", {**last, "updates": updates, "minutes": minutes}
         )
 
-    run_jobs(jobs, workers.processes, progress, on_finish=record)
+    run_jobs(list(jobs.values()), workers.processes, progress, on_finish=record)
 
 
 def last_update(log: Path) -> Dict[str, str]:
