@@ -53,7 +53,7 @@ SIZES: Dict[str, Size] = {
         "ours: trains in minutes on a laptop (docs/quickstart.md)",
         _shape(
             128,
-            512,
+            256,
             4,
             3,
             3,

@@ -18,8 +18,8 @@ logger = logging.getLogger("quickstart")
 REPOSITORY = Path(__file__).resolve().parents[2]
 USER_DIR = REPOSITORY / "fairseq_ffn"
 #: one update of this many tokens (the longer side, with padding)
-MAX_TOKENS = 1024
-LEARNING_RATE = 3e-3
+MAX_TOKENS = 512
+LEARNING_RATE = 2.2e-3
 WARMUP_SHARE = 0.1
 PROBE_UPDATES = 24
 #: process start, data, building the model, saving: seconds a training takes beside its updates
@@ -50,7 +50,7 @@ def train_command(
         *("--warmup-updates", max(1, int(WARMUP_SHARE * updates))),
         *("--total-num-update", updates, "--max-update", until or updates),
         *("--criterion", "label_smoothed_cross_entropy", "--label-smoothing", 0.1),
-        *("--max-tokens", MAX_TOKENS, "--max-tokens-valid", 4 * MAX_TOKENS),
+        *("--max-tokens", MAX_TOKENS, "--max-tokens-valid", 8 * MAX_TOKENS),
         # the thread that reads ahead can abort a process that ends soon after it began
         *("--seed", seed, "--num-workers", 0, "--data-buffer-size", 0),
         *("--cpu-autocast", autocast),
