@@ -2,8 +2,8 @@
 
 Importing the package registers the model ``transformer_ffn`` and its architectures with fairseq
 and lets fairseq's checkpoints load without running code from the file. ``--user-dir fairseq_ffn``
-does that import. The imports of ``models`` and below stand here, rather than being left to
-fairseq, since fairseq skips them when the package has been imported before.
+does that import. The imports of ``models`` and ``tasks`` below stand here, rather than being left
+to fairseq, since fairseq skips them when the package has been imported before.
 """
 
 import logging
@@ -17,6 +17,6 @@ allow_fairseq_checkpoints()
 install_one_line_errors()
 check_command_line()
 
-from fairseq_ffn import models  # noqa: E402, F401  (registers)
+from fairseq_ffn import models, tasks  # noqa: E402, F401  (register)
 
 __version__ = "0.1.0"

@@ -14,6 +14,7 @@ from fairseq_ffn.errors import UserError, printable
 COMMANDS = {
     "archs": "fairseq_ffn.cli.archs",
     "average": "fairseq_ffn.cli.average",
+    "compare-latency": "fairseq_ffn.cli.compare_latency",
 }
 
 

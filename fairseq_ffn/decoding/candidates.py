@@ -1,0 +1,241 @@
+"""Models and batches for a paired comparison: from checkpoints, or untrained from architectures."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence
+
+import torch
+from fairseq import checkpoint_utils, utils
+from fairseq.data import Dictionary, LanguagePairDataset
+from fairseq.dataclass.configs import FairseqConfig
+from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
+from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from omegaconf import OmegaConf
+
+from fairseq_ffn.decoding.measured_generator import decode, measured
+from fairseq_ffn.decoding.model_facts import architecture_of, parameters_of
+from fairseq_ffn.errors import UserError
+from fairseq_ffn.latency.clock import Clock
+from fairseq_ffn.latency.comparison import Candidate
+from fairseq_ffn.latency.protocol import spread_over
+
+
+@dataclass(frozen=True)
+class Search:
+    """Beam search as fairseq-generate's flags name it.
+
+    Args:
+        beam: beam size.
+        max_len_a: limit of a hypothesis is ``max_len_a * source length + max_len_b``.
+        max_len_b: see ``max_len_a``.
+        force_length: decode exactly so many tokens, end of sentence not counted, or None.
+    """
+
+    beam: int = 5
+    max_len_a: float = 0
+    max_len_b: int = 200
+    force_length: Optional[int] = None
+
+
+@dataclass
+class LoadedModel:
+    """A model that is ready to decode, with the task that it belongs to."""
+
+    name: str
+    task: TranslationTask
+    model: Any
+
+    def facts(self) -> Dict[str, Any]:
+        """For the record."""
+        return {
+            "name": self.name,
+            "arch": architecture_of([self.model]),
+            "parameters": parameters_of([self.model]),
+        }
+
+    def to_device(self, device: torch.device, half: bool) -> None:
+        """As fairseq-generate does before it decodes."""
+        if half:
+            self.model.half()
+        self.model.to(device)
+        self.model.eval()
+
+    def candidate(self, search: Search, clock: Clock) -> Candidate:
+        """The model as something that decodes batches."""
+        config = OmegaConf.structured(FairseqConfig())
+        config.generation.beam = search.beam
+        config.generation.max_len_a = search.max_len_a
+        config.generation.max_len_b = search.max_len_b
+        if search.force_length is not None:
+            config.generation.max_len_a = 0
+            config.generation.max_len_b = search.force_length
+            config.generation.min_len = search.force_length
+        self.model.prepare_for_inference_(config)
+        generator = measured(self.task.build_generator([self.model], config.generation), clock)
+        return Candidate(self.name, lambda sample: decode(generator, [self.model], sample))
+
+
+def load_checkpoints(
+    paths: Sequence[str], data: str, source: Optional[str] = None, target: Optional[str] = None
+) -> List[LoadedModel]:
+    """Load checkpoints that translate the same data.
+
+    Args:
+        paths: checkpoint files; the same one may come twice.
+        data: folder of fairseq-preprocess.
+        source: language, if not the checkpoint's.
+        target: language, if not the checkpoint's.
+    """
+    overrides: Dict[str, Any] = {"data": data}
+    if source is not None:
+        overrides.update(source_lang=source, target_lang=target)
+    loaded = []
+    for path, name in zip(paths, short_names(paths)):
+        models, _, task = checkpoint_utils.load_model_ensemble_and_task(
+            [path], arg_overrides=dict(overrides)
+        )
+        if not isinstance(task, TranslationTask):
+            raise UserError(f"checkpoint {path}: not a model of fairseq's translation")
+        loaded.append(LoadedModel(name, task, models[0]))
+    return loaded
+
+
+def build_untrained(
+    architectures: Sequence[str], task: TranslationTask, seed: int = 1
+) -> List[LoadedModel]:
+    """Models with random weights; at a forced length their speed is that of trained ones.
+
+    Args:
+        architectures: values of ``--arch``, of this plugin or of fairseq.
+        task: from :func:`task_of_data` or :func:`task_of_size`; embeddings and output projection
+            are one matrix if it has a joined dictionary.
+        seed: of the weights.
+
+    Raises:
+        UserError: an architecture isn't known.
+    """
+    loaded = []
+    for arch, name in zip(architectures, short_names(architectures)):
+        if arch not in ARCH_MODEL_REGISTRY:
+            raise UserError(f"--arch {arch}: no such architecture; fairseq-ffn archs lists ours")
+        joined = task.source_dictionary == task.target_dictionary
+        args = argparse.Namespace(arch=arch, share_all_embeddings=joined)
+        ARCH_CONFIG_REGISTRY[arch](args)
+        utils.set_torch_seed(seed)
+        loaded.append(LoadedModel(name, task, ARCH_MODEL_REGISTRY[arch].build_model(args, task)))
+    return loaded
+
+
+def task_of_size(vocabulary_size: int) -> TranslationTask:
+    """A task without data, with a joined dictionary of so many symbols."""
+    dictionary = Dictionary()
+    for number in range(vocabulary_size - len(dictionary)):
+        dictionary.add_symbol(f"w{number}")
+    return TranslationTask(_config(), dictionary, dictionary)
+
+
+def task_of_data(
+    data: str, source: Optional[str] = None, target: Optional[str] = None
+) -> TranslationTask:
+    """The task of a folder of fairseq-preprocess."""
+    return TranslationTask.setup_task(_config(data=data, source_lang=source, target_lang=target))
+
+
+def _config(**settings: Any) -> TranslationConfig:
+    # what fairseq takes from other groups of flags
+    return TranslationConfig(
+        train_subset="train", dataset_impl=None, required_seq_len_multiple=1, **settings
+    )
+
+
+def short_names(names: Sequence[str]) -> List[str]:
+    """Names for tables: a checkpoint's run directory, and a number where two are the same."""
+    short = []
+    for name in names:
+        if name.endswith(".pt"):
+            path = Path(name).absolute()
+            folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+            last = path.stem in ("checkpoint_best", "checkpoint_last")
+            name = folder.name if last else f"{folder.name}/{path.stem}"
+        short.append(name)
+    if len(set(short)) < len(short):
+        short = [
+            f"{name}#{short[: index + 1].count(name)}" if short.count(name) > 1 else name
+            for index, name in enumerate(short)
+        ]
+    return short
+
+
+def batches_of_set(
+    loaded: LoadedModel, subset: str, batch_size: int, count: int, device: torch.device
+) -> List[dict]:
+    """Batches of sentences of like length, as fairseq-generate makes them, spread over the set.
+
+    Args:
+        loaded: a model, whose task reads the data.
+        subset: name of the set.
+        batch_size: sentences a batch.
+        count: how many batches at most.
+        device: where they go.
+    """
+    task = loaded.task
+    if subset not in task.datasets:
+        task.load_dataset(subset)
+    dataset = task.dataset(subset)
+    order = dataset.ordered_indices()
+    limits = utils.resolve_max_positions(task.max_positions(), loaded.model.max_positions())
+    order, _ = dataset.filter_indices_by_size(order, limits)
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    if len(batches) > 1 and len(batches[-1]) < batch_size:
+        batches.pop()
+    if len(batches[0]) < batch_size:
+        raise UserError(
+            f"--batch-sizes {batch_size}: the set {subset} has only {len(order)} sentences"
+        )
+    chosen = [batches[number] for number in spread_over(len(batches), min(count, len(batches)))]
+    return [
+        _to(device, dataset.collater([dataset[int(index)] for index in batch])) for batch in chosen
+    ]
+
+
+def random_batches(
+    dictionary: Dictionary,
+    lengths: Sequence[int],
+    batch_size: int,
+    count: int,
+    device: torch.device,
+    seed: int = 1,
+) -> List[dict]:
+    """Batches of random symbols; all sentences of a batch have one length.
+
+    Args:
+        dictionary: of the source.
+        lengths: source lengths, end of sentence not counted; the batches take turns.
+        batch_size: sentences a batch.
+        count: how many batches.
+        device: where they go.
+        seed: of the symbols.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    batches = []
+    for number in range(count):
+        length = lengths[number % len(lengths)]
+        symbols = torch.randint(
+            dictionary.nspecial, len(dictionary), (batch_size, length), generator=generator
+        )
+        end = torch.full((batch_size, 1), dictionary.eos())
+        sentences = list(torch.cat([symbols, end], dim=1))
+        dataset = LanguagePairDataset(
+            sentences, [length + 1] * batch_size, dictionary, tgt_dict=dictionary
+        )
+        batches.append(
+            _to(device, dataset.collater([dataset[index] for index in range(batch_size)]))
+        )
+    return batches
+
+
+def _to(device: torch.device, sample: dict) -> dict:
+    return utils.move_to_cuda(sample, device) if device.type == "cuda" else sample

@@ -1,0 +1,192 @@
+"""Several models decode the same batches in turn, so that a drifting machine drifts for all.
+
+Every round goes through all batches; for each batch the models take turns in an order that is
+drawn anew. A ratio of two models is made of their times on the same batches, and its interval
+comes from drawing batches anew (bootstrap).
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import logging
+import random
+import time
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+from fairseq_ffn.latency import statistics
+from fairseq_ffn.latency.clock import Clock
+from fairseq_ffn.latency.measurement import PROGRESS_SECONDS, Decoded, Timed
+from fairseq_ffn.latency.protocol import spread_over
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One model to compare.
+
+    Args:
+        name: for the tables.
+        decode: decodes one batch.
+    """
+
+    name: str
+    decode: Callable[[Any], Decoded]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Tokens per second of ``name`` divided by those of ``baseline``.
+
+    Args:
+        name: the model.
+        baseline: what it is compared with.
+        ratio: above 1 means faster.
+        low: lower end of the 95% interval.
+        high: upper end.
+    """
+
+    name: str
+    baseline: str
+    ratio: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.ratio:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+class Interleaved:
+    """Times of several models on the same batches.
+
+    Args:
+        candidates: the models.
+        batches: what they decode.
+        rounds: how often each decodes each batch.
+        seed: of the order.
+    """
+
+    def __init__(
+        self, candidates: Sequence[Candidate], batches: Sequence[Any], rounds: int, seed: int = 1
+    ):
+        self.candidates, self.batches, self.rounds = list(candidates), list(batches), rounds
+        self.seed = seed
+        #: ``(models, rounds, batches)``
+        self.timed: List[List[List[Timed]]] = [[] for _ in self.candidates]
+
+    def run(
+        self,
+        clock: Clock,
+        warmup: int = 1,
+        progress: Optional[Callable[[str], None]] = None,
+        label: str = "",
+    ) -> None:
+        """Decode everything.
+
+        Args:
+            clock: wall time.
+            warmup: batches that each model decodes before, not counted, spread over the batches.
+            progress: called with a line from time to time (default: the log).
+            label: what is measured, for that line.
+        """
+        order = random.Random(self.seed)
+        progress = progress or logger.info
+        for number in spread_over(len(self.batches), warmup):
+            for candidate in self.candidates:
+                candidate.decode(self.batches[number])
+        gc.collect()
+        started = shown = time.monotonic()
+        total = self.rounds * len(self.batches)
+        for done, (_, batch) in enumerate(
+            itertools.product(range(self.rounds), range(len(self.batches)))
+        ):
+            if batch == 0:
+                for timed in self.timed:
+                    timed.append([])
+            turns = list(range(len(self.candidates)))
+            order.shuffle(turns)
+            for turn in turns:
+                begin = clock.now()
+                decoded = self.candidates[turn].decode(self.batches[batch])
+                seconds = clock.now() - begin
+                self.timed[turn][-1].append(
+                    Timed(
+                        seconds,
+                        decoded.encoder_seconds,
+                        decoded.steps,
+                        decoded.tokens,
+                        decoded.sentences,
+                    )
+                )
+            now = time.monotonic()
+            if now - shown >= PROGRESS_SECONDS:
+                shown = now
+                left = int((now - started) * (total - done - 1) / (done + 1))
+                progress(
+                    f"latency: {label}batch {done + 1} of {total}, about "
+                    f"{left // 60}:{left % 60:02d} left"
+                )
+
+    def tokens_per_second(self, model: int) -> Dict[str, object]:
+        """Mean and spread over the rounds."""
+        return statistics.over_runs(
+            [
+                sum(timed.tokens for timed in one) / sum(timed.seconds for timed in one)
+                for one in self.timed[model]
+            ]
+        )
+
+    def encoder_share(self, model: int) -> Optional[float]:
+        """Part of the time that the encoder takes, if it can be told apart."""
+        pooled = [timed for one in self.timed[model] for timed in one]
+        if any(timed.encoder_seconds is None for timed in pooled):
+            return None
+        encoder = sum(timed.encoder_seconds for timed in pooled)
+        return encoder / sum(timed.seconds for timed in pooled)
+
+    def ratio(self, model: int, baseline: int) -> Ratio:
+        """Speed of one model against another's, with the bootstrap's 95% interval."""
+        pair = (model, baseline)
+        tokens = [self._per_batch(index, "tokens") for index in pair]
+        seconds = [self._per_batch(index, "seconds") for index in pair]
+        ratio, low, high = statistics.ratio_interval(tokens, seconds, seed=self.seed)
+        names = [self.candidates[index].name for index in pair]
+        return Ratio(names[0], names[1], ratio, low, high)
+
+    def ratios(self) -> List[Ratio]:
+        """Every model against every one before it."""
+        return [
+            self.ratio(model, baseline)
+            for model in range(len(self.candidates))
+            for baseline in range(model)
+        ]
+
+    def _per_batch(self, model: int, name: str) -> List[float]:
+        """Sums over the rounds."""
+        return [
+            sum(getattr(one[batch], name) for one in self.timed[model])
+            for batch in range(len(self.batches))
+        ]
+
+
+def break_even(batch_sizes: Sequence[int], ratios: Sequence[float]) -> Optional[Tuple[float, bool]]:
+    """Where a ratio of speeds crosses 1 for good as the batch grows.
+
+    Args:
+        batch_sizes: in growing order.
+        ratios: one per batch size.
+
+    Returns:
+        the batch size of the last crossing (straight line between the neighbours, in the logarithm
+        of the batch size), and whether the model is the faster one *below* it; None if the ratio
+        doesn't cross 1.
+    """
+    for index in range(len(ratios) - 1, 0, -1):
+        before, after = ratios[index - 1] - 1, ratios[index] - 1
+        if (before > 0) != (after > 0):
+            share = before / (before - after)
+            size = batch_sizes[index - 1] * (batch_sizes[index] / batch_sizes[index - 1]) ** share
+            return size, before > 0
+    return None
