@@ -32,7 +32,11 @@ setup(
         "fairseq-fixed>=0.12.3.1; python_version>='3.11'",
         "fairseq==0.12.2; python_version<'3.11'",
     ],
-    extras_require={"test": TEST},
+    extras_require={
+        "test": TEST,
+        "report": ["matplotlib>=3.7"],  # figures
+        "comet": ["unbabel-comet>=2"],
+    },
     entry_points={"console_scripts": ["fairseq-ffn=fairseq_ffn.cli.main:main"]},
     classifiers=[
         "Programming Language :: Python :: 3.11",

@@ -89,14 +89,18 @@ def allow_fairseq_checkpoints() -> None:
     torch.serialization.add_safe_globals(safe_globals())
 
 
-def load_checkpoint(path: PathLike) -> Dict[str, Any]:
+def load_checkpoint(path: PathLike, mmap: bool = False) -> Dict[str, Any]:
     """Everything in a fairseq checkpoint, on the CPU.
+
+    Args:
+        path: the file.
+        mmap: leave the tensors in the file, for who only looks at names and shapes.
 
     Raises:
         UserError: one line on why the file is no usable checkpoint.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except MemoryError:
         raise
     except Exception as error:  # a broken file can provoke any

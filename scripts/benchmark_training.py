@@ -1,42 +1,56 @@
 """Training speed, peak memory and building time of our models against stock fairseq.
 
-    python scripts/benchmark_training.py                       tiny and base, 3 rounds
+    python scripts/benchmark_training.py                       tiny and base
     python scripts/benchmark_training.py --sizes tiny --rounds 5
 
-Each round trains every model for the same updates on the same batches with fairseq-train, in turn
-(order rotated), each in a process of its own; the ratio to stock fairseq is taken update by update
-within a round. Needs an idle machine and the quick start's data (data-bin/tatoeba_en_de/bin).
+Speed: one process holds a fairseq Trainer for every model; for each batch they make one update in
+turn, in an order drawn anew, so that a machine that drifts does so for all. The ratio to stock
+fairseq's ``--arch transformer`` of the same shape has a 95% interval (bootstrap over batches).
+Building: the models are built in turn in the same way. Memory: the peak resident size of one
+fairseq-train per model and round. Needs an idle machine and the quick start's data
+(data-bin/tatoeba_en_de/bin).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import re
+import random
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import Dict, List, Tuple
+from typing import Any, Dict, List
+
+import torch
+from fairseq import options, tasks, utils
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.trainer import Trainer
+
+from fairseq_ffn.files import write_json
+from fairseq_ffn.latency.clock import Clock
+from fairseq_ffn.latency.comparison import Candidate, Interleaved, Ratio
+from fairseq_ffn.latency.machine import machine, versions
+from fairseq_ffn.latency.measurement import Decoded
+from fairseq_ffn.models.architectures import SIZES
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 USER_DIR = REPOSITORY / "fairseq_ffn"
 CONFIGS = ("baseline", "shared_enc_no_dec", "one_wide")
-#: updates left out at the start of each run
+STOCK = "stock fairseq"
+#: updates of each model, and models built, that aren't counted
 WARMUP = 2
+BUILDS = 30
 
 
-def stock_flags(size: str) -> List[str]:
-    """Flags that give fairseq's ``transformer`` the shape of a size."""
-    sys.path.insert(0, str(REPOSITORY))
-    from fairseq_ffn.models.architectures import SIZES
-
-    flags: List[str] = []
-    for name, value in SIZES[size].settings.items():
-        flag = "--" + name.replace("_", "-")
+def model_flags(size: str, name: str) -> List[str]:
+    """Flags of one model; stock fairseq's ``transformer`` gets the shape of the size."""
+    if name != STOCK:
+        return ["--arch", f"transformer_ffn_{size}_{name}"]
+    flags = ["--arch", "transformer"]
+    for setting, value in SIZES[size].settings.items():
+        flag = "--" + setting.replace("_", "-")
         if value is True:
             flags.append(flag)
         elif value is not False:
@@ -44,125 +58,136 @@ def stock_flags(size: str) -> List[str]:
     return flags
 
 
-def train(data: Path, model: List[str], args: argparse.Namespace) -> Tuple[List[float], float]:
-    """One run of fairseq-train: target words/s of each update, and peak memory in MB."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [
-            str(Path(sys.executable).parent / "fairseq-train"),
-            str(data),
-            *("--user-dir", str(USER_DIR)),
-            *model,
-            *("--share-all-embeddings", "--optimizer", "adam", "--lr", "1e-4"),
-            *("--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1"),
-            *("--max-tokens", str(args.max_tokens), "--max-update", str(args.updates)),
-            *("--disable-validation", "--no-save", "--num-workers", "0", "--seed", "1"),
-            *("--log-format", "json", "--log-interval", "1"),
-        ]
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": str(args.threads),
-            "OMP_WAIT_POLICY": "PASSIVE",
-            "PYTHONWARNINGS": "ignore",
-        }
-        log = Path(folder) / "log"
-        with open(log, "wb") as output:
-            process = subprocess.Popen(
-                command, stdout=output, stderr=subprocess.STDOUT, env=environment
-            )
-            _, status, usage = os.wait4(process.pid, 0)
-        text = log.read_text(errors="replace")
-    if status != 0:
-        raise SystemExit(f"fairseq-train failed:\n{text[-2000:]}")
-    found = re.findall(r"train_inner \| (\{.*\})", text)
-    return [float(json.loads(line)["wps"]) for line in found][WARMUP:], usage.ru_maxrss / 1024
+def train_flags(args: argparse.Namespace, model: List[str]) -> List[str]:
+    """The command line of a training, without the command."""
+    return [
+        str(args.data),
+        *("--user-dir", str(USER_DIR)),
+        *model,
+        *("--share-all-embeddings", "--optimizer", "adam", "--lr", "1e-4", "--cpu"),
+        *("--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1"),
+        *("--max-tokens", str(args.max_tokens), "--max-update", str(args.updates)),
+        *("--disable-validation", "--no-save", "--num-workers", "0", "--seed", "1"),
+        *("--data-buffer-size", "0", "--log-format", "json", "--log-interval", "1"),
+    ]
 
 
-BUILD = """
-import argparse, sys, time, torch
-sys.path.insert(0, {repository!r})
-import fairseq_ffn
-from fairseq.data import Dictionary
-from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
-dictionary = Dictionary.load({dictionary!r})
-task = argparse.Namespace(source_dictionary=dictionary, target_dictionary=dictionary)
-seconds = []
-for run in range(4):
-    args = argparse.Namespace(arch={arch!r}, share_all_embeddings=True, **{settings!r})
-    ARCH_CONFIG_REGISTRY[args.arch](args)
-    started = time.perf_counter()
-    ARCH_MODEL_REGISTRY[args.arch].build_model(args, task)
-    seconds.append(time.perf_counter() - started)
-print(min(seconds[1:]))
-"""
+def trainer_of(args: argparse.Namespace, model: List[str]) -> Trainer:
+    """What fairseq-train makes of its command line."""
+    parsed = options.parse_args_and_arch(options.get_training_parser(), train_flags(args, model))
+    cfg = convert_namespace_to_omegaconf(parsed)
+    utils.set_torch_seed(cfg.common.seed)
+    task = tasks.setup_task(cfg.task)
+    trainer = Trainer(cfg, task, task.build_model(cfg.model), task.build_criterion(cfg.criterion))
+    trainer.lr_step_begin_epoch(1)
+    return trainer
 
 
-def build_seconds(data: Path, arch: str, settings: Dict[str, object], threads: int) -> float:
-    """Best of three constructions of a model in a fresh process."""
-    dictionary = str(next(data.glob("dict.*.txt")))
-    code = BUILD.format(
-        repository=str(REPOSITORY), dictionary=dictionary, arch=arch, settings=settings
+def batches_of(args: argparse.Namespace, trainer: Trainer) -> List[dict]:
+    """Training batches of a usual epoch, drawn by a seed."""
+    task = trainer.task
+    task.load_dataset("train")
+    iterator = task.get_batch_iterator(
+        task.dataset("train"), max_tokens=args.max_tokens, required_batch_size_multiple=8
     )
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        env=environment,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return float(done.stdout.split()[-1])
+    dataset, frozen = task.dataset("train"), list(iterator.frozen_batches)
+    chosen = random.Random(1).sample(frozen, args.updates)
+    return [dataset.collater([dataset[int(index)] for index in batch]) for batch in chosen]
 
 
-def benchmark(size: str, args: argparse.Namespace) -> Dict[str, Dict[str, object]]:
-    """All models of one size."""
-    sys.path.insert(0, str(REPOSITORY))
-    from fairseq_ffn.models.architectures import SIZES
+def speed(args: argparse.Namespace, models: Dict[str, List[str]]) -> Interleaved:
+    """Updates of all models in turn."""
+    trainers = {name: trainer_of(args, flags) for name, flags in models.items()}
+    batches = batches_of(args, next(iter(trainers.values())))
 
-    models = {"stock fairseq": ["--arch", "transformer", *stock_flags(size)]}
-    builds = {"stock fairseq": ("transformer", dict(SIZES[size].settings))}
-    for config in args.configs:
-        models[config] = ["--arch", f"transformer_ffn_{size}_{config}"]
-        builds[config] = (f"transformer_ffn_{size}_{config}", {})
+    def update(trainer: Trainer, batch: dict) -> Decoded:
+        trainer.train_step([batch])
+        return Decoded(None, len(batch["id"]), batch["ntokens"])
+
+    candidates = [
+        Candidate(name, lambda batch, trainer=trainer: update(trainer, batch))
+        for name, trainer in trainers.items()
+    ]
+    compared = Interleaved(candidates, batches, args.rounds)
+    compared.run(Clock(torch.device("cpu")), WARMUP, progress, "updates, ")
+    return compared
+
+
+def building(args: argparse.Namespace, models: Dict[str, List[str]]) -> Interleaved:
+    """Building the models in turn."""
+    configs = {}
+    for name, flags in models.items():
+        parsed = options.parse_args_and_arch(
+            options.get_training_parser(), train_flags(args, flags)
+        )
+        configs[name] = convert_namespace_to_omegaconf(parsed)
+    task = tasks.setup_task(next(iter(configs.values())).task)
+
+    def build(cfg: Any) -> Decoded:
+        task.build_model(cfg.model)
+        return Decoded(None, 1, 1)
+
+    candidates = [Candidate(name, lambda _, cfg=cfg: build(cfg)) for name, cfg in configs.items()]
+    compared = Interleaved(candidates, range(BUILDS), 1)
+    compared.run(Clock(torch.device("cpu")), WARMUP, progress, "building, ")
+    return compared
+
+
+def peak_megabytes(args: argparse.Namespace, model: List[str]) -> float:
+    """Peak resident size of one fairseq-train, in 10^6 bytes."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "PYTHONWARNINGS": "ignore"}
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            [str(Path(sys.executable).parent / "fairseq-train"), *train_flags(args, model)],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        if status != 0:
+            log.seek(0)
+            raise SystemExit(f"fairseq-train failed:\n{log.read().decode()[-2000:]}")
+    return usage.ru_maxrss * 1024 / 1e6
+
+
+def progress(line: str) -> None:
+    """To the terminal, beside the table."""
+    print(line, file=sys.stderr)
+
+
+def text_of(ratio: Ratio) -> str:
+    """With two digits."""
+    return f"{ratio.ratio:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}]"
+
+
+def benchmark(size: str, args: argparse.Namespace) -> Dict[str, Any]:
+    """All models of one size; prints their rows."""
+    models = {name: model_flags(size, name) for name in (STOCK, *args.configs)}
     names = list(models)
-    speeds: Dict[str, List[List[float]]] = {name: [] for name in names}
+    # memory first: a process begins with the peak of the one that started it
     memory: Dict[str, List[float]] = {name: [] for name in names}
-    seconds: Dict[str, List[float]] = {name: [] for name in names}
-    for number in range(args.rounds):
-        turn = number % len(names)
-        for name in [*names[turn:], *names[:turn]]:
-            started = time.monotonic()
-            words, peak = train(args.data, models[name], args)
-            speeds[name].append(words)
-            memory[name].append(peak)
-            seconds[name].append(build_seconds(args.data, *builds[name], args.threads))
-            print(
-                f"{size} round {number + 1}/{args.rounds} {name}: "
-                f"{statistics.median(words):.0f} words/s, {peak:.0f} MB "
-                f"({time.monotonic() - started:.0f} s)",
-                file=sys.stderr,
-            )
-    stock = names[0]
-    results: Dict[str, Dict[str, object]] = {}
-    for name in names:
-        ratios = [
-            mine / other
-            for mine_round, other_round in zip(speeds[name], speeds[stock])
-            for mine, other in zip(mine_round, other_round)
-        ]
-        by_round = [
-            statistics.median(a / b for a, b in zip(mine, other))
-            for mine, other in zip(speeds[name], speeds[stock])
-        ]
-        results[name] = {
-            "speed_ratio": statistics.median(ratios),
-            "speed_ratio_rounds": by_round,
-            "memory_ratio": statistics.median(memory[name]) / statistics.median(memory[stock]),
-            "build_ratio": min(seconds[name]) / min(seconds[stock]),
-            "words_per_second": speeds[name],
+    for number in range(args.memory_rounds):
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            memory[name].append(peak_megabytes(args, models[name]))
+            progress(f"memory, round {number + 1}: {name} {memory[name][-1]:.0f} MB")
+    speeds, builds = speed(args, models), building(args, models)
+    record: Dict[str, Any] = {}
+    for position, name in enumerate(names):
+        peak = statistics.median(memory[name]) / statistics.median(memory[STOCK])
+        record[name] = {
+            "speed": speeds.ratio(position, 0).__dict__,
+            "building": builds.ratio(position, 0).__dict__,
+            "memory": peak,
             "memory_mb": memory[name],
-            "build_seconds": seconds[name],
+            "seconds": [[timed.seconds for timed in one] for one in speeds.timed[position]],
+            "build_seconds": [timed.seconds for timed in builds.timed[position][0]],
         }
-    return results
+        print(
+            f"| {size} | {name} | {text_of(speeds.ratio(position, 0))} | {peak:.2f}x | "
+            f"{text_of(builds.ratio(position, 0))} |",
+            flush=True,
+        )
+    return record
 
 
 def main() -> None:
@@ -172,8 +197,9 @@ def main() -> None:
     )
     parser.add_argument("--sizes", nargs="+", default=["tiny", "base"], help="default: tiny base")
     parser.add_argument("--configs", nargs="+", default=list(CONFIGS), help="beside stock fairseq")
-    parser.add_argument("--rounds", type=int, default=3, help="default: 3")
-    parser.add_argument("--updates", type=int, default=12, help="a run (default: 12)")
+    parser.add_argument("--rounds", type=int, default=3, help="over all batches (default: 3)")
+    parser.add_argument("--updates", type=int, default=20, help="batches (default: 20)")
+    parser.add_argument("--memory-rounds", type=int, default=3, help="default: 3")
     parser.add_argument("--max-tokens", type=int, default=1024, help="an update (default: 1024)")
     parser.add_argument("--threads", type=int, default=1, help="default: 1")
     parser.add_argument(
@@ -185,27 +211,19 @@ def main() -> None:
     args = parser.parse_args()
     if not args.data.is_dir():
         parser.error(f"{args.data}: no such folder; bash scripts/quickstart.sh makes it")
-    record: Dict[str, object] = {
-        "settings": {
-            key: str(value) if isinstance(value, Path) else value
-            for key, value in vars(args).items()
-            if key != "output"
-        }
+    torch.set_num_threads(args.threads)
+    settings = {key: str(value) for key, value in vars(args).items() if key != "output"}
+    record: Dict[str, Any] = {
+        "settings": settings,
+        "versions": versions(),
+        "machine": machine(torch.device("cpu")),
     }
-    print("| size | model | words/s against stock | by round | peak memory | building |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print("| size | model | words/s against stock | peak memory | builds/s against stock |")
+    print("| --- | --- | --- | --- | --- |")
     for size in args.sizes:
         record[size] = benchmark(size, args)
-        for name, result in record[size].items():
-            rounds = ", ".join(f"{ratio:.2f}" for ratio in result["speed_ratio_rounds"])
-            print(
-                f"| {size} | {name} | {result['speed_ratio']:.2f}x | {rounds} | "
-                f"{result['memory_ratio']:.2f}x | {result['build_ratio']:.2f}x |"
-            )
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = args.output.with_suffix(".tmp")
-    temporary.write_text(json.dumps(record, indent=1) + "\n")
-    temporary.replace(args.output)
+    write_json(args.output, record)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from fairseq_ffn.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts" / "quickstart"))
-import decoding
 import schedule
 import training
 
@@ -107,17 +106,6 @@ def test_every_model_gets_the_same_settings():
         for model in ("baseline", "one_wide")
     ]
     assert [a for a, b in zip(*commands) if a != b] == ["transformer_ffn_tiny_baseline"]
-
-
-def test_hypotheses_come_in_corpus_order(tmp_path):
-    log = tmp_path / "generate.log"
-    log.write_text("D-1\t-0.5\tzwei\nH-0\t-1\tx\nD-0\t-0.1\teins\u2028!\n", encoding="utf-8")
-    assert decoding.read_hypotheses(log, 2) == ["eins\u2028!", "zwei"]
-    with pytest.raises(UserError, match="1 sentences are missing, the first is 2"):
-        decoding.read_hypotheses(log, 3)
-    log.write_text("D-0\t-0.5\ta\nD-0\t-0.1\tb\n")
-    with pytest.raises(UserError, match="sentence 0 is there twice"):
-        decoding.read_hypotheses(log, 1)
 
 
 def test_last_update_reads_the_end_of_a_log(tmp_path):

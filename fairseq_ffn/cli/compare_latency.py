@@ -22,10 +22,10 @@ from fairseq_ffn.decoding.candidates import (
     task_of_size,
 )
 from fairseq_ffn.errors import UserError
+from fairseq_ffn.files import write_json
 from fairseq_ffn.latency.clock import Clock, PeakMemory
 from fairseq_ffn.latency.comparison import Interleaved, break_even
 from fairseq_ffn.latency.machine import device_name, machine, versions
-from fairseq_ffn.latency.record import write_record
 
 logger = logging.getLogger(__name__)
 
@@ -180,7 +180,7 @@ def run(args: argparse.Namespace) -> None:
             "versions": versions(),
             "machine": machine(device),
         }
-        write_record(record, Path(args.output))
+        write_json(Path(args.output), record)
         logger.info(f"written to {args.output}")
 
 

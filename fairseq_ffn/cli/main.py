@@ -15,6 +15,8 @@ COMMANDS = {
     "archs": "fairseq_ffn.cli.archs",
     "average": "fairseq_ffn.cli.average",
     "compare-latency": "fairseq_ffn.cli.compare_latency",
+    "report": "fairseq_ffn.cli.report",
+    "score": "fairseq_ffn.cli.score",
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
@@ -121,13 +120,6 @@ def summary(record: Dict[str, Any]) -> List[str]:
             "the set"
         )
     return lines
-
-
-def write_record(record: Dict[str, Any], path: Path) -> None:
-    """Write JSON, whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def read_record(path: Path) -> Dict[str, Any]:

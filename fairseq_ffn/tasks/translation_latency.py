@@ -24,11 +24,12 @@ from omegaconf import II
 from fairseq_ffn.decoding.measured_generator import decode, measured
 from fairseq_ffn.decoding.model_facts import architecture_of, parameters_of
 from fairseq_ffn.errors import UserError
+from fairseq_ffn.files import write_json
 from fairseq_ffn.latency.clock import Clock, PeakMemory
 from fairseq_ffn.latency.machine import device_name, machine, versions
 from fairseq_ffn.latency.measurement import Decoded, Measurement
 from fairseq_ffn.latency.protocol import Protocol, spread_over
-from fairseq_ffn.latency.record import build_record, summary, write_record
+from fairseq_ffn.latency.record import build_record, summary
 
 logger = logging.getLogger(__name__)
 
@@ -198,7 +199,7 @@ class TranslationLatencyTask(TranslationTask):
             batches_of_set=len(self._batches),
         )
         if self.cfg.latency_report is not None:
-            write_record(record, Path(self.cfg.latency_report))
+            write_json(Path(self.cfg.latency_report), record)
         for line in summary(record):
             logger.info(f"latency: {line}")
         if self.cfg.latency_report is not None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import statistics
 from pathlib import Path
-from typing import Dict, List, Sequence
+from typing import Dict, List, Optional, Sequence
 
 from corpus import Corpus
-from decoding import read_json, read_lines
+from decoding import read_json
 from training import MAX_TOKENS
 
 from fairseq_ffn.costs import count_multiply_adds, count_parameters, shape_of
+from fairseq_ffn.files import read_lines
 from fairseq_ffn.models import architectures
+from fairseq_ffn.reporting.results import SIGNIFICANT
 
 #: sentences of the test set that are shown
 SAMPLES = 4
@@ -36,16 +37,24 @@ def comparison(
         "| model | BLEU | chrF | parameters | tokens/s | relative | M multiply-adds | training |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
+    ratios = {
+        ratio["name"]: ratio
+        for ratio in read_json(folder / "latency_comparison.json")["results"][0]["ratios"]
+        if ratio["baseline"] == models[0]
+    }
     for model in models:
-        lines.append(_row(folder, model, models[0], vocabulary_size))
+        lines.append(_row(folder, model, vocabulary_size, ratios.get(model)))
     scores = read_json(folder / models[0] / "scores.json")
-    speed = read_json(folder / models[0] / "speed.json")
+    latency = read_json(folder / models[0] / "latency.json")
+    protocol = latency["protocol"]
     lines += [
         "",
-        f"BLEU: `{scores['bleu']['signature']}`, chrF: `{scores['chrf']['signature']}`.",
-        f"Tokens/s: batch {speed['batch_size']}, beam {speed['beam']}, {speed['threads']} thread, "
-        f"mean and standard deviation of {len(speed['tokens_per_second'])} rounds, the models in "
-        "turn.",
+        f"BLEU: `{scores['bleu']['signature']}`, chrF: `{scores['chrf']['signature']}`; "
+        f"†: differs from {models[0]} with p < {SIGNIFICANT} (paired bootstrap).",
+        f"Tokens/s: batch {protocol['batch_size']}, beam {protocol['beam']}, "
+        f"{protocol['threads']} thread, {latency['sentences']} sentences, mean and standard "
+        f"deviation of {protocol['runs']} runs. Relative: the models in turn on the same "
+        "sentences, with 95% interval.",
         "Multiply-adds: matrix products per source and per target token, without attention scores "
         "and without the output projection.",
         _convergence(plan, models, folder),
@@ -55,15 +64,16 @@ def comparison(
         f"Everything took {minutes:.1f} minutes in this call. Files:",
         f"  models and logs     {folder}/<model>/",
         f"  translations        {folder}/<model>/hypothesis.txt",
-        f"  scores              {folder}/<model>/scores.json",
+        f"  scores, latency     {folder}/<model>/scores.json, latency.json",
         f"  commands to repeat  {folder}/commands.sh",
         f"  this comparison     {folder}/comparison.md",
+        f"  report              {folder}/report/report.html",
         "",
     ]
     return "\n".join(lines)
 
 
-def _row(folder: Path, model: str, first: str, vocabulary_size: int) -> str:
+def _row(folder: Path, model: str, vocabulary_size: int, ratio: Optional[Dict[str, float]]) -> str:
     run_dir = folder / model
     args = argparse.Namespace(share_all_embeddings=True)
     architectures.apply(args, "tiny", model)
@@ -72,20 +82,23 @@ def _row(folder: Path, model: str, first: str, vocabulary_size: int) -> str:
     parameters = count_parameters(shape)
     work = count_multiply_adds(shape)
     scores = read_json(run_dir / "scores.json")
-    speed = read_json(run_dir / "speed.json")
+    speed = read_json(run_dir / "latency.json")["tokens_per_second"]
     trained = read_json(run_dir / "trained.json")
-    rounds = speed["tokens_per_second"]
-    others = read_json(folder / first / "speed.json")["tokens_per_second"]
-    ratio = statistics.fmean(mine / other for mine, other in zip(rounds, others))
+    found = scores.get("significance", {"bleu_p": 1.0, "chrf_p": 1.0})
+    marks = {name: "†" if found[f"{name}_p"] < SIGNIFICANT else "" for name in ("bleu", "chrf")}
+    minutes = "interrupted" if trained["minutes"] is None else f"{trained['minutes']:.1f} min"
+    relative = "1.00"
+    if ratio is not None:
+        relative = f"{ratio['ratio']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
     cells = [
         model,
-        f"{scores['bleu']['score']:.1f}",
-        f"{scores['chrf']['score']:.1f}",
+        f"{scores['bleu']['score']:.1f}{marks['bleu']}",
+        f"{scores['chrf']['score']:.1f}{marks['chrf']}",
         f"{parameters.total / 1e6:.2f}M",
-        f"{statistics.fmean(rounds):.0f} ± {statistics.stdev(rounds):.0f}",
-        f"{ratio:.2f}x",
+        f"{speed['mean']:.0f} ± {speed['std']:.0f}",
+        relative,
         f"{work.source_token / 1e6:.2f} + {work.target_token / 1e6:.2f}",
-        f"{trained['updates']} updates, {trained['minutes']:.1f} min",
+        f"{trained['updates']} updates, {minutes}",
     ]
     return "| " + " | ".join(cells) + " |"
 

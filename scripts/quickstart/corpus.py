@@ -10,7 +10,9 @@ import shutil
 from pathlib import Path
 from typing import Dict, Iterator, List, Tuple
 
-from jobs import UserError, run, sha256, write_text
+from jobs import UserError, run, sha256
+
+from fairseq_ffn.files import write_text
 
 logger = logging.getLogger("quickstart")
 

@@ -1,25 +1,25 @@
-"""Translating the test set with fairseq-generate, scoring it, and measuring tokens per second."""
+"""Translating the test set with fairseq-generate, measuring tokens per second, the report."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
-import re
-import statistics
 from pathlib import Path
 from typing import Dict, List, Sequence
 
-from corpus import Corpus
-from jobs import Job, UserError, run_jobs, write_text
+from corpus import SPEED_SENTENCES, Corpus
+from jobs import Job, run_jobs
 from schedule import Workers
-from training import USER_DIR, write_json
+from training import USER_DIR
 
-from fairseq_ffn.reporting.scores import score as sacrebleu_scores
+from fairseq_ffn.files import write_lines
+from fairseq_ffn.reporting.hypotheses import read_hypotheses
 
 logger = logging.getLogger("quickstart")
 
 BEAM = 5
-SPEED_ROUNDS = 3
+SPEED_RUNS = 3
 
 
 def generate_command(binary: Path, run_dir: Path) -> List[object]:
@@ -31,11 +31,39 @@ def generate_command(binary: Path, run_dir: Path) -> List[object]:
 
 
 def speed_command(binary: Path, run_dir: Path) -> List[object]:
-    """The command that is timed: batch 1, beam 5, the paper's protocol (section 3)."""
+    """The command that is timed: batch 1, beam 5, one thread, as in the paper (section 3)."""
     return [
         *_decode(binary, run_dir),
         *("--gen-subset", "test1", "--batch-size", 1),
+        *("--task", "translation_latency", "--latency-runs", SPEED_RUNS),
+        *("--latency-report", run_dir / "latency.json"),
     ]
+
+
+def compare_command(binary: Path, models: Sequence[str], folder: Path) -> List[object]:
+    """The command whose ratios stand in the table: the models in turn, in one process."""
+    return [
+        *("fairseq-ffn", "compare-latency"),
+        *(folder / model / "checkpoints" / "checkpoint_last.pt" for model in models),
+        *("--data", binary, "--gen-subset", "test1", "--sentences", SPEED_SENTENCES),
+        *("--rounds", SPEED_RUNS, "--cpu", "--output", folder / "latency_comparison.json"),
+    ]
+
+
+def report_command(models: Sequence[str], folder: Path) -> List[object]:
+    """The command that writes the page; without matplotlib it has no figures."""
+    plots = [] if importlib.util.find_spec("matplotlib") else ["--no-plots"]
+    return [
+        *("fairseq-ffn", "report"),
+        *(folder / model for model in models),
+        *("--output", folder / "report", "--title", "Quick start", *plots),
+    ]
+
+
+def report(models: Sequence[str], folder: Path) -> None:
+    """Scores with significance, tables, figures and the page."""
+    logger.info("report: significance, tables and figures")
+    run_jobs([Job("report", report_command(models, folder), folder / "report.log")], 1)
 
 
 def _decode(binary: Path, run_dir: Path) -> List[object]:
@@ -58,8 +86,9 @@ def generate(
     jobs = []
     for model in models:
         run_dir = folder / model
+        run_dir.mkdir(parents=True, exist_ok=True)
         for name, side in (("source.txt", 0), ("reference.txt", 1)):
-            _write_lines(run_dir / name, [pair[side] for pair in pairs])
+            write_lines(run_dir / name, [pair[side] for pair in pairs])
         if not (run_dir / "generate.log").is_file():
             jobs.append(
                 Job(
@@ -76,78 +105,30 @@ def generate(
     for model in models:
         run_dir = folder / model
         hypotheses = read_hypotheses(run_dir / "generate.log", len(pairs))
-        _write_lines(run_dir / "hypothesis.txt", hypotheses)
-
-
-def read_hypotheses(log: Path, sentences: int) -> List[str]:
-    """Detokenised hypotheses in corpus order, whatever order fairseq-generate wrote them in.
-
-    Raises:
-        UserError: a sentence is missing or doubled.
-    """
-    found: Dict[int, str] = {}
-    with open(log, encoding="utf-8") as file:
-        for line in file:
-            match = re.match(r"D-(\d+)\t[^\t]*\t(.*)", line)
-            if match is None:
-                continue
-            index = int(match.group(1))
-            if index in found:
-                raise UserError(f"{log}: sentence {index} is there twice")
-            found[index] = match.group(2)
-    missing = [index for index in range(sentences) if index not in found]
-    if missing:
-        raise UserError(f"{log}: {len(missing)} sentences are missing, the first is {missing[0]}")
-    return [found[index] for index in range(sentences)]
-
-
-def score(models: Sequence[str], folder: Path) -> None:
-    """Write ``scores.json`` of every run directory."""
-    for model in models:
-        run_dir = folder / model
-        texts = [read_lines(run_dir / name) for name in ("hypothesis.txt", "reference.txt")]
-        write_json(run_dir / "scores.json", sacrebleu_scores(texts[0], [texts[1]]))
-    logger.info("score: BLEU and chrF by sacreBLEU")
+        write_lines(run_dir / "hypothesis.txt", hypotheses)
 
 
 def measure_speed(binary: Path, models: Sequence[str], folder: Path) -> None:
-    """Tokens per second at batch 1, one thread, nothing beside it; the models in turn.
+    """Tokens per second at batch 1, one thread, nothing beside it.
 
-    The figure is fairseq-generate's own: generated target tokens by the time inside the search.
+    Each model by itself into its ``latency.json``, then all in one process for their ratios.
     """
-    paths = [folder / model / "speed.json" for model in models]
-    if all(path.is_file() and set(models) <= set(read_json(path)["together"]) for path in paths):
-        logger.info("measure: speeds are ready")
-        return
-    logger.info(f"measure: tokens/s at batch 1, one thread, {SPEED_ROUNDS} rounds in turn")
-    rounds: Dict[str, List[float]] = {model: [] for model in models}
-    for number in range(SPEED_ROUNDS):
-        turn = number % len(models)
-        for model in [*models[turn:], *models[:turn]]:
-            log = folder / model / "speed.log"
-            job = Job(model, speed_command(binary, folder / model), log, threads=1)
-            run_jobs([job], 1)
-            rounds[model].append(_tokens_per_second(log))
     for model in models:
-        write_json(
-            folder / model / "speed.json",
-            {
-                "tokens_per_second": rounds[model],
-                "mean": statistics.fmean(rounds[model]),
-                "together": list(models),
-                "batch_size": 1,
-                "beam": BEAM,
-                "threads": 1,
-            },
-        )
-
-
-def _tokens_per_second(log: Path) -> float:
-    text = log.read_text(encoding="utf-8", errors="replace")
-    match = re.search(r"Translated .* sentences/s, ([\d.]+) tokens/s\)", text)
-    if match is None:
-        raise UserError(f"{log}: fairseq-generate printed no speed")
-    return float(match.group(1))
+        run_dir = folder / model
+        if (run_dir / "latency.json").is_file():
+            logger.info(f"measure: {model} is ready")
+            continue
+        logger.info(f"measure: latency of {model}, batch 1, one thread, {SPEED_RUNS} runs")
+        job = Job(model, speed_command(binary, run_dir), run_dir / "latency.log")
+        run_jobs([job], 1, lambda *_: "measure: translating one sentence at a time")
+    record = folder / "latency_comparison.json"
+    names = [model["name"] for model in read_json(record)["models"]] if record.is_file() else []
+    if names == list(models):
+        logger.info("measure: ratios are ready")
+        return
+    logger.info(f"measure: all models in turn, {SPEED_RUNS} rounds")
+    job = Job("compare", compare_command(binary, models, folder), folder / "latency_comparison.log")
+    run_jobs([job], 1, lambda *_: "measure: the models decode the same sentences in turn")
 
 
 def _translated(running: List[Job], sentences: int) -> str:
@@ -158,16 +139,6 @@ def _translated(running: List[Job], sentences: int) -> str:
     return "generate: " + " | ".join(texts)
 
 
-def _write_lines(path: Path, lines: Sequence[str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, "".join(f"{line}\n" for line in lines))
-
-
 def read_json(path: Path) -> Dict[str, object]:
     """A record of this quick start."""
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def read_lines(path: Path) -> List[str]:
-    """Lines as they were written; other line separators inside a sentence stay."""
-    return path.read_text(encoding="utf-8").split("\n")[:-1]

@@ -13,7 +13,7 @@ from typing import Callable, Dict, List, Optional, Sequence
 
 from fairseq_ffn.errors import UserError
 
-__all__ = ["Job", "UserError", "run", "run_jobs", "sha256", "write_text"]
+__all__ = ["Job", "UserError", "run", "run_jobs", "sha256"]
 
 logger = logging.getLogger("quickstart")
 
@@ -160,13 +160,6 @@ def run_jobs(
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
         for job in running:
             job.stop()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write under a temporary name, then rename."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def sha256(path: Path) -> str:

@@ -21,17 +21,17 @@ from typing import Dict, Iterator, List
 import decoding
 from comparison import comparison
 from corpus import Corpus, guess_languages, prepare
-from jobs import KEEP_MEMORY, UserError, write_text
+from jobs import KEEP_MEMORY, UserError
 from schedule import Workers
 from training import (
     REPOSITORY,
     plan_updates,
     train,
     train_command,
-    write_json,
 )
 
 from fairseq_ffn.cpu_speed import faster_cpu_autocast
+from fairseq_ffn.files import write_json, write_text
 from fairseq_ffn.models.architectures import CONFIGS
 
 logger = logging.getLogger("quickstart")
@@ -135,8 +135,8 @@ def quickstart(args: argparse.Namespace) -> None:
         plan["cpu_autocast"],
     )
     decoding.generate(binary, args.models, args.output, workers, corpus)
-    decoding.score(args.models, args.output)
     decoding.measure_speed(binary, args.models, args.output)
+    decoding.report(args.models, args.output)
     minutes = (time.monotonic() - started) / 60
     text = comparison(args.output, args.models, corpus, args.vocabulary_size, plan, minutes)
     write_text(args.output / "comparison.md", text)
@@ -228,6 +228,11 @@ def _write_commands(args: argparse.Namespace, binary: Path, plan: Dict[str, obje
         ):
             lines.append(shlex.join(str(argument) for argument in command))
         lines.append("")
+    for command in (
+        decoding.compare_command(binary, args.models, args.output),
+        decoding.report_command(args.models, args.output),
+    ):
+        lines += [shlex.join(str(argument) for argument in command), ""]
     write_text(args.output / "commands.sh", "\n".join(lines))
 
 

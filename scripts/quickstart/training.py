@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
-from jobs import Job, UserError, run_jobs, write_text
+from jobs import Job, UserError, run_jobs
 from schedule import Piece, Workers, makespan, pieces
+
+from fairseq_ffn.files import write_json
 
 logger = logging.getLogger("quickstart")
 
@@ -119,7 +121,7 @@ def train(
     autocast: str,
 ) -> None:
     """Train what isn't trained yet; fairseq resumes from its last checkpoint by itself."""
-    left = []
+    left, resumed = [], set()
     for model in models:
         if (folder / model / "trained.json").is_file():
             logger.info(f"train: {model} is ready")
@@ -127,6 +129,7 @@ def train(
         left.append(model)
         if (folder / model / "checkpoints" / "checkpoint_last.pt").is_file():
             logger.info(f"train: {model} goes on from its last checkpoint")
+            resumed.add(model)
     if not left:
         return
     weights = {model: costs.get(model, 1.0) for model in left}
@@ -177,15 +180,16 @@ def train(
         rest = f", about {_minutes(passed * (1 - share) / share)} left" if share > 0.02 else ""
         return f"train: {_minutes(passed)}{rest} | " + " | ".join(texts)
 
+    seconds = dict.fromkeys(left, 0.0)
+
     def record(job: Job) -> None:
-        last = last_update(job.log)
+        seconds[job.name] += job.seconds
         if any(other.after is job for other in jobs.values()):
             return  # only the first piece
-        # fairseq's wall time goes on over interruptions
-        minutes = float(last.get("wall", job.seconds)) / 60
-        write_json(
-            job.log.parent / "trained.json", {**last, "updates": updates, "minutes": minutes}
-        )
+        # fairseq's own wall time doesn't go on over interruptions
+        minutes = None if job.name in resumed else seconds[job.name] / 60
+        trained = {**last_update(job.log), "updates": updates, "minutes": minutes}
+        write_json(job.log.parent / "trained.json", trained)
 
     run_jobs(list(jobs.values()), workers.processes, progress, on_finish=record)
 
@@ -199,11 +203,6 @@ def last_update(log: Path) -> Dict[str, str]:
         text = file.read().decode("utf-8", errors="replace")
     found = re.findall(r"train_inner \| (\{.*\})", text)
     return json.loads(found[-1]) if found else {}
-
-
-def write_json(path: Path, record: object) -> None:
-    """Write a record, whole or not at all."""
-    write_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
 def _minutes(seconds: float) -> str:

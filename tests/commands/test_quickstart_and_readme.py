@@ -96,8 +96,13 @@ def test_comparison_has_every_model_and_every_run_directory_is_complete(checkout
         assert scores["sentences"] == 43 and scores["references"] == 1
         assert "tok:13a" in scores["bleu"]["signature"]
         assert (run_dir / "checkpoints" / "checkpoint_last.pt").is_file()
-        speed = json.loads((run_dir / "speed.json").read_text())
-        assert len(speed["tokens_per_second"]) == 3 and speed["threads"] == 1
+        latency = json.loads((run_dir / "latency.json").read_text())
+        assert len(latency["tokens_per_second"]["runs"]) == 3
+        assert latency["protocol"]["threads"] == 1 and latency["sentences"] == 43
+        assert latency["arch"] == f"transformer_ffn_tiny_{model}"
+        assert ("significance" in scores) == (model != "baseline")
+    page = (runs / "report" / "report.html").read_text()
+    assert all(f">{model}<" in page for model in MODELS)
 
 
 def test_scores_are_sacrebleus_of_the_files(checkout, finished):
@@ -209,15 +214,16 @@ def test_bad_options_are_refused(checkout):
 
 
 def readme_commands() -> List[str]:
-    """Commands of the README's code blocks that are marked as quick."""
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    """Commands of the code blocks of README and docs that are marked as quick."""
+    paths = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in paths)
     blocks = re.findall(r"<!-- quick -->\s*```(?:bash|sh)\n(.*?)```", text, re.DOTALL)
     return [block.strip() for block in blocks]
 
 
 def test_quick_readme_commands_run(checkout, finished):
     commands = readme_commands()
-    assert len(commands) >= 5
+    assert len(commands) >= 10
     for command in commands:
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", command],

@@ -6,10 +6,11 @@ from functools import partial
 import pytest
 
 from fairseq_ffn.errors import UserError
+from fairseq_ffn.files import write_json
 from fairseq_ffn.latency import measurement as measurement_module
 from fairseq_ffn.latency.measurement import Measurement
 from fairseq_ffn.latency.protocol import Protocol, spread_over
-from fairseq_ffn.latency.record import build_record, read_record, summary, write_record
+from fairseq_ffn.latency.record import build_record, read_record, summary
 from latency.fakes import FakeClock, FakeMemory, FakeModel
 
 
@@ -134,7 +135,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
     measurement, _, _ = measure([1.0, 2.0], runs=2)
     record = record_of(measurement)
     path = tmp_path / "latency.json"
-    write_record(record, path)
+    write_json(path, record)
     assert read_record(path) == json.loads(json.dumps(record))
     assert list(tmp_path.iterdir()) == [path]
 

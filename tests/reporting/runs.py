@@ -1,0 +1,63 @@
+"""Run directories of made-up translations."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Optional
+
+WORDS = ("der", "die", "das", "Haus", "Baum", "geht", "steht", "rot", "heute", "nicht", "immer")
+_NUMBERS = random.Random(7)
+REFERENCES = [
+    " ".join(_NUMBERS.choice(WORDS) for _ in range(_NUMBERS.randint(8, 14))) for _ in range(40)
+]
+
+
+def make_run(path: Path, errors: Optional[int] = 0, speed: Optional[float] = None) -> Path:
+    """A run directory whose hypotheses have so many wrong words in each three sentences.
+
+    Args:
+        path: where.
+        errors: None for no hypotheses.
+        speed: tokens per second, for a ``latency.json``.
+    """
+    path.mkdir(parents=True)
+    _write(path / "reference.txt", REFERENCES)
+    _write(path / "source.txt", [f"source <{n}> & more" for n in range(len(REFERENCES))])
+    if errors is not None:
+        numbers = random.Random(errors)
+        hypotheses = []
+        for reference in REFERENCES:
+            words = reference.split()
+            for _ in range(numbers.randint(0, errors)):
+                words[numbers.randrange(len(words))] = "<falsch>"
+            hypotheses.append(" ".join(words))
+        _write(path / "hypothesis.txt", hypotheses)
+    if speed is not None:
+        (path / "latency.json").write_text(json.dumps(latency_record(speed)))
+    return path
+
+
+def latency_record(speed: float) -> dict:
+    """As much of a latency record as reports read."""
+    return {
+        "schema": "fairseq_ffn.latency/1",
+        "arch": "transformer",
+        "parameters": {"total": 2_000_000, "body": 1_000_000},
+        "protocol": {
+            "device": "cpu",
+            "threads": 1,
+            "dtype": "float32",
+            "batch_size": 1,
+            "max_tokens": None,
+            "beam": 5,
+            "runs": 3,
+        },
+        "tokens_per_second": {"mean": speed, "std": 1.25, "runs": [speed] * 3},
+        "sentences": 40,
+    }
+
+
+def _write(path: Path, lines) -> None:
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from fairseq_ffn.cli.main import main
+from fairseq_ffn.errors import UserError
+from fairseq_ffn.reporting import tables
+from fairseq_ffn.reporting.plots import pareto_front, smooth
+from fairseq_ffn.reporting.results import collect
+from fairseq_ffn.reporting.run_directory import RunDirectory
+from fairseq_ffn.reporting.samples import choose, marked
+from fairseq_ffn.reporting.training_log import read_curves
+from reporting.runs import make_run
+
+JSON_LOG = """2026 | INFO | train_inner | {"loss": "9.5", "nll_loss": "9", "num_updates": "10"}
+2026 | INFO | train_inner | {"loss": "7.5", "nll_loss": "7", "num_updates": "20"}
+2026 | INFO | valid | {"valid_loss": "7.1", "valid_nll_loss": "6.5", "valid_num_updates": "20"}
+2026 | INFO | train_inner | {"loss": "dam
+2026 | INFO | train_inner | {"loss": "6.5", "nll_loss": "6", "num_updates": "20"}
+"""
+SIMPLE_LOG = """x | INFO | train_inner | epoch 001: 10 / 20 loss=9.5, nll_loss=9, num_updates=10
+x | INFO | train_inner | epoch 001: 20 / 20 loss=6.5, nll_loss=6, num_updates=20, lr=1e-05
+x | INFO | valid | epoch 001 | valid on 'valid' subset | loss 7.1 | nll_loss 6.5 | num_updates 20
+"""
+
+
+@pytest.fixture
+def runs(tmp_path):
+    found = [
+        make_run(tmp_path / "big", 1, speed=100.0),
+        make_run(tmp_path / "one_wide", 2, speed=124.0),
+        make_run(tmp_path / "no <b>&_speed", 9),
+    ]
+    (found[0] / "train.log").write_text(JSON_LOG)
+    return found
+
+
+def results_of(runs):
+    return collect([RunDirectory(run) for run in runs])
+
+
+def test_tables_hold_the_same_figures(runs):
+    results = results_of(runs)
+    rows = list(csv.DictReader(io.StringIO(tables.to_csv(results))))
+    assert [row["run"] for row in rows] == ["big", "one_wide", "no <b>&_speed"]
+    assert float(rows[1]["relative_speed"]) == pytest.approx(1.24)
+    assert float(rows[1]["bleu"]) == results[1].scores["bleu"]["score"]
+    assert rows[2]["tokens_per_second"] == "" and float(rows[2]["bleu_p"]) < 0.05
+    lines = tables.markdown(results).splitlines()
+    assert lines[0].startswith("| run | BLEU | chrF | tokens/s | speed | parameters | % |")
+    assert "124.0 ± 1.2 | 1.24x | 2M | 100 | 1M | 100 |" in lines[3]
+    assert re.search(r"\d\d\.\d† \| \d\d\.\d† \| - \| - \|", lines[4]), lines[4]
+    assert any("p < 0.05 (paired bootstrap, 1000 samples)" in line for line in lines)
+    tex = tables.latex(results)
+    assert r"no <b>\&\_speed" in tex and r"124.0 $\pm$ 1.2" in tex and r"$^\dagger$" in tex
+    body = tex[tex.index("\\midrule") : tex.index("\\bottomrule")]
+    assert {line.count("&") - line.count(r"\&") for line in body.splitlines()[1:]} == {
+        tex.splitlines()[3].count("&")
+    }
+
+
+def test_scores_are_kept_until_the_texts_change(runs):
+    results_of(runs)
+    scores = runs[1] / "scores.json"
+    record = json.loads(scores.read_text())
+    record["ter"] = {"score": 12.5, "signature": "x"}
+    scores.write_text(json.dumps(record))
+    assert results_of(runs)[1].scores["ter"]["score"] == 12.5
+    later = scores.stat().st_mtime + 10
+    text = (runs[1] / "hypothesis.txt").read_text().splitlines()
+    (runs[1] / "hypothesis.txt").write_text("".join(f"falsch {line}\n" for line in text))
+    import os
+
+    os.utime(runs[1] / "hypothesis.txt", (later, later))
+    again = results_of(runs)[1].scores
+    assert again["bleu"]["score"] < record["bleu"]["score"]
+
+
+def test_another_baseline_is_tested_anew(runs):
+    assert results_of(runs)[1].scores["significance"]["baseline"] == "big"
+    turned = results_of(runs[::-1])
+    assert "significance" not in turned[0].scores
+    assert turned[1].scores["significance"]["baseline"] == "no <b>&_speed"
+
+
+def test_two_runs_of_one_name_are_refused(tmp_path, runs):
+    other = make_run(tmp_path / "elsewhere" / "big")
+    with pytest.raises(UserError, match="two run directories are called big"):
+        results_of([runs[0], other])
+
+
+@pytest.mark.parametrize("log", [JSON_LOG, SIMPLE_LOG])
+def test_curves_of_a_log(tmp_path, log):
+    (tmp_path / "train.log").write_text(log)
+    curves = read_curves(tmp_path / "train.log")
+    assert curves.train == [(10, 9.5), (20, 6.5)]
+    assert curves.valid == [(20, 6.5)]
+
+
+def test_pareto_front():
+    points = [(1.0, 20.0), (2.0, 25.0), (3.0, 24.0), (4.0, 30.0)]
+    assert pareto_front(points, more_is_better=False) == [0, 1, 3]
+    assert pareto_front(points, more_is_better=True) == [3]
+    assert pareto_front([(5.0, 1.0), (5.0, 2.0)], more_is_better=True) == [1]
+
+
+def test_smoothing_is_the_mean_of_the_last_values():
+    assert smooth([4.0, 2.0, 0.0], 2) == [4.0, 3.0, 1.0]
+
+
+def test_marked_words_are_those_that_the_reference_lacks():
+    assert marked("das Haus ist rot", "das Haus war rot") == [
+        ("das", True),
+        ("Haus", True),
+        ("ist", False),
+        ("rot", True),
+    ]
+
+
+def test_samples_differ_and_keep_the_order_of_the_set(runs):
+    samples = choose(results_of(runs), 5)
+    numbers = [sample.number for sample in samples]
+    assert len(numbers) == 5 and numbers == sorted(numbers)
+    for sample in samples:
+        texts = {" ".join(word for word, _ in words) for words in sample.hypotheses.values()}
+        assert len(texts) > 1
+
+
+class Page(HTMLParser):
+    """What a page refers to, and whether its tags close."""
+
+    def __init__(self):
+        super().__init__()
+        self.links, self.open, self.ids = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        names = dict(attributes)
+        self.links += [names[key] for key in ("src", "href", "xlink:href") if key in names]
+        if tag not in ("meta", "path", "use"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_command_writes_all_files_and_a_page_without_network(runs, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    sweep = tmp_path / "sweep.json"
+    ratio = {"name": "b", "baseline": "a", "ratio": 1.2, "low": 1.1, "high": 1.3}
+    sweep.write_text(
+        json.dumps(
+            {
+                "schema": "fairseq_ffn.compare_latency/1",
+                "models": [{"name": "a"}, {"name": "b"}],
+                "results": [
+                    {"batch_size": size, "source_length": 9, "ratios": [ratio]} for size in (1, 4)
+                ],
+            }
+        )
+    )
+    output = tmp_path / "report"
+    arguments = ["report", *map(str, runs), "--output", str(output), "--title", "A <i>title</i>"]
+    assert main([*arguments, "--latency-sweep", str(sweep)]) == 0
+    assert str(output / "report.html") in capsys.readouterr().out
+    names = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
+    figures = {"bleu_speed", "bleu_parameters", "batch_sizes", "loss_train"}
+    assert names == {
+        *(f"report.{suffix}" for suffix in ("md", "csv", "tex", "html")),
+        *(f"plots/{figure}.{suffix}" for figure in figures for suffix in ("png", "svg")),
+    }
+    text = (output / "report.html").read_text()
+    page = Page()
+    page.feed(text)
+    assert all(link.startswith("#") for link in page.links), page.links
+    assert "<b>&_speed" not in text and "no &lt;b&gt;&amp;_speed" in text
+    assert "<falsch>" not in text and "&lt;falsch&gt;" in text and "<i>title" not in text
+    assert text.count("<svg") == 4 and "#010203" not in text
+    for link in page.links:  # clip paths and markers are found in the page
+        assert f'id="{link[1:]}"' in text
+    first = (output / "plots" / "bleu_speed.svg").read_bytes()
+    assert main(arguments) == 0
+    assert (output / "plots" / "bleu_speed.svg").read_bytes() == first
+
+
+def test_without_plots(runs, tmp_path, capsys):
+    output = tmp_path / "report"
+    assert main(["report", *map(str, runs), "--output", str(output), "--no-plots"]) == 0
+    assert "<svg" not in (output / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda runs: (runs[0] / "latency.json").write_text("{"), "latency.json"),
+        (lambda runs: (runs[1] / "scores.json").write_text("{"), "scores.json: damaged JSON"),
+        (lambda runs: (runs[1] / "hypothesis.txt").unlink(), "no hypothesis.txt"),
+    ],
+)
+def test_broken_runs_are_one_line(runs, tmp_path, capsys, change, message):
+    change(runs)
+    output = tmp_path / "report"
+    assert main(["report", *map(str, runs), "--output", str(output), "--no-plots"]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("fairseq-ffn report: error: ") and message in error
+    assert not output.exists()
