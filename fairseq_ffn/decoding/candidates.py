@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 from fairseq import checkpoint_utils, utils
-from fairseq.data import Dictionary, LanguagePairDataset
+from fairseq.data import Dictionary, LanguagePairDataset, data_utils
 from fairseq.dataclass.configs import FairseqConfig
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
@@ -185,7 +185,8 @@ def batches_of_set(
     if subset not in task.datasets:
         task.load_dataset(subset)
     dataset = task.dataset(subset)
-    order = dataset.ordered_indices()
+    with data_utils.numpy_seed(1):  # sentences of one length come in random order
+        order = dataset.ordered_indices()
     limits = utils.resolve_max_positions(task.max_positions(), loaded.model.max_positions())
     order, _ = dataset.filter_indices_by_size(order, limits)
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

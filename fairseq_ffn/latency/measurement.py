@@ -90,14 +90,18 @@ class Measurement:
         return len(self.peak_megabytes) == self.runs
 
     def warm_up(self, decodes: Sequence[Callable[[], Decoded]]) -> None:
-        """Decode batches that aren't counted, so that caches and allocator are in their stride."""
+        """Decode batches that aren't counted, so that caches and allocator are in their stride.
+
+        The first run begins with this, so that what it takes to begin is in nobody's timer.
+        """
         for number, decode in enumerate(decodes):
             decode()
             self._show(f"warm-up, batch {number + 1} of {len(decodes)}", 0.0)
+        self._begin_run()
 
     def first(self, decode: Callable[[], Decoded]) -> Any:
         """Time the next batch of the first run; returns the decode's output."""
-        if not self.timed:
+        if not self.timed:  # without warm-up
             self._begin_run()
         self._decodes.append(decode)
         decoded = self._time(decode)
@@ -115,7 +119,7 @@ class Measurement:
 
     def how_far(self) -> str:
         """Where the measurement stands, for a person."""
-        if not self.timed:
+        if not self._decodes:
             return "no batch was timed"
         return (
             f"run {len(self.timed)} of {self.runs}, batch {len(self.timed[-1])} of {self.batches}"

@@ -29,7 +29,7 @@ def test_one_run_has_no_spread():
 
 @pytest.mark.parametrize("degrees", [1, 2, 4, 9, 30, 31, 50, 200])
 def test_quantiles_of_student(degrees):
-    assert statistics.t95(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=1e-3)
+    assert statistics.t95(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=1e-4)
 
 
 def test_percentiles_are_values_that_occurred():
@@ -76,16 +76,16 @@ def test_a_constant_factor_is_found_whatever_the_sentences():
 def test_the_interval_covers_the_truth_about_95_times_in_100():
     generator = numpy.random.default_rng(3)
     hits = 0
-    for trial in range(200):
+    for trial in range(100):
         first = generator.gamma(5.0, 1.0, 60)
         second = first * 1.1 * generator.lognormal(0.0, 0.1, 60)
         truth = 1.1 * numpy.exp(0.1**2 / 2)
         tokens = numpy.ones(60)
         _, low, high = statistics.ratio_interval(
-            [tokens, tokens], [first, second], resamples=300, seed=trial
+            [tokens, tokens], [first, second], resamples=200, seed=trial
         )
         hits += low <= truth <= high
-    assert 180 <= hits <= 199
+    assert 87 <= hits <= 99
 
 
 def test_more_tokens_in_the_same_time_are_faster():
