@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 from html.parser import HTMLParser
 
@@ -75,8 +76,6 @@ def test_scores_are_kept_until_the_texts_change(runs):
     later = scores.stat().st_mtime + 10
     text = (runs[1] / "hypothesis.txt").read_text().splitlines()
     (runs[1] / "hypothesis.txt").write_text("".join(f"falsch {line}\n" for line in text))
-    import os
-
     os.utime(runs[1] / "hypothesis.txt", (later, later))
     again = results_of(runs)[1].scores
     assert again["bleu"]["score"] < record["bleu"]["score"]
@@ -142,8 +141,12 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attributes):
         names = dict(attributes)
         self.links += [names[key] for key in ("src", "href", "xlink:href") if key in names]
-        if tag not in ("meta", "path", "use"):
+        if tag != "meta":
             self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        self.open.pop()
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
