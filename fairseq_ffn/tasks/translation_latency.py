@@ -63,7 +63,7 @@ class TranslationLatencyConfig(TranslationConfig):
         },
     )
     # what other groups of flags say
-    checkpoint: str = II("common_eval.path")
+    checkpoint: Optional[str] = II("common_eval.path")
     world_size: int = II("distributed_training.distributed_world_size")
     set_batch_size: Optional[int] = II("dataset.batch_size")
     set_max_tokens: Optional[int] = II("dataset.max_tokens")
@@ -191,7 +191,7 @@ class TranslationLatencyTask(TranslationTask):
             measurement.peak_megabytes,
             measurement.memory.kind,
             self._protocol,
-            self.cfg.checkpoint,
+            str(self.cfg.checkpoint),
             architecture_of(self._models),
             parameters_of(self._models),
             versions(),

@@ -88,7 +88,7 @@ def test_comparison_has_every_model_and_every_run_directory_is_complete(checkout
     assert (runs / "comparison.md").read_text().strip() == finished.strip()
     source = (CORPUS / "test.en").read_text().splitlines()[:43]
     for model in MODELS:
-        assert re.search(rf"^\| {model} \| \d+\.\d \| \d+\.\d \|", finished, re.MULTILINE)
+        assert re.search(rf"^\| {model} \| \d+\.\d†? \| \d+\.\d†? \|", finished, re.MULTILINE)
         run_dir = runs / model
         assert (run_dir / "source.txt").read_text().splitlines() == source
         assert len((run_dir / "hypothesis.txt").read_text().split("\n")) == 44
