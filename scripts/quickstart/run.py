@@ -39,7 +39,7 @@ logger = logging.getLogger("quickstart")
 VOCABULARY_SIZE = 4000
 DEFAULT_DATA = REPOSITORY / "data-bin" / "tatoeba_en_de" / "raw"
 #: seconds kept for scoring, and per model for generation and measuring
-RESERVE = (30.0, 45.0)
+RESERVE = (45.0, 65.0)
 #: trainings beside each other slow down a little after the short measurement, and they validate
 SLACK = 0.9
 
