@@ -162,6 +162,11 @@ def notes(results: Sequence[Result]) -> List[str]:
     protocols = {_protocol(result.latency) for result in results if result.latency is not None}
     for protocol in sorted(protocols):
         lines.append(f"tokens/s: {protocol}.")
+    if sum(result.latency is not None for result in results) > 1:
+        lines.append(
+            "speed: ratio of those means; they are from measurements one after the other, and "
+            "machines drift. fairseq-ffn compare-latency measures the models in turn."
+        )
     if len(protocols) > 1:
         lines.append("The speeds were measured in different ways and can't be compared.")
     if any(result.costs is not None for result in results):
