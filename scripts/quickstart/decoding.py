@@ -88,7 +88,7 @@ def generate(
         run_dir = folder / model
         run_dir.mkdir(parents=True, exist_ok=True)
         for name, side in (("source.txt", 0), ("reference.txt", 1)):
-            write_lines(run_dir / name, [pair[side] for pair in pairs])
+            _write_if_new(run_dir / name, [pair[side] for pair in pairs])
         if not (run_dir / "generate.log").is_file():
             jobs.append(
                 Job(
@@ -105,7 +105,13 @@ def generate(
     for model in models:
         run_dir = folder / model
         hypotheses = read_hypotheses(run_dir / "generate.log", len(pairs))
-        write_lines(run_dir / "hypothesis.txt", hypotheses)
+        _write_if_new(run_dir / "hypothesis.txt", hypotheses)
+
+
+def _write_if_new(path: Path, lines: Sequence[str]) -> None:
+    # a text that stays as it was keeps its date, and so its scores
+    if not path.is_file() or path.read_bytes() != "".join(f"{x}\n" for x in lines).encode():
+        write_lines(path, lines)
 
 
 def measure_speed(binary: Path, models: Sequence[str], folder: Path) -> None:

@@ -176,7 +176,7 @@ def train(
             state = last_update(job.log)
             loss = f" loss {float(state['loss']):.2f}" if "loss" in state else ""
             texts.append(f"{job.name} {done(job.name)}/{updates}{loss}")
-        share = (share_done() - share_before) / (1 - share_before)
+        share = (share_done() - share_before) / max(1 - share_before, 1e-9)
         rest = f", about {_minutes(passed * (1 - share) / share)} left" if share > 0.02 else ""
         return f"train: {_minutes(passed)}{rest} | " + " | ".join(texts)
 
