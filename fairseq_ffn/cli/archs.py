@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
+from fairseq_ffn.cli.arguments import positive
 from fairseq_ffn.costs import (
     MultiplyAdds,
     ParameterCount,
@@ -72,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     parser.add_argument(
         "--vocab-size",
-        type=_positive,
+        type=positive,
         default=PAPER_VOCABULARY,
         metavar="V",
         help="symbols of the joined dictionary (default: %(default)s, which reproduces the "
@@ -93,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     flags.add_arguments(custom)  # type: ignore[arg-type]
     for name in WIDTHS_AND_DEPTHS:
-        custom.add_argument(_flag(name), type=_positive, metavar="N", help="as in fairseq")
+        custom.add_argument(_flag(name), type=positive, metavar="N", help="as in fairseq")
     for name in SWITCHES:
         custom.add_argument(_flag(name), action="store_true", help="as in fairseq")
 
@@ -122,12 +123,6 @@ def run(args: argparse.Namespace) -> None:
         projection = _millions(rows[0].multiply_adds.output_projection, digits)
         print(f"\n{size}: {SIZES[size].source}; output projection: {projection} per target token")
         print("\n".join(_table(rows, digits)))
-
-
-def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
-    return int(text)
 
 
 def _flag(name: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 
+from fairseq_ffn.cli.arguments import positive
 from fairseq_ffn.decoding.candidates import (
     LoadedModel,
     Search,
@@ -58,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     models.add_argument(
         "--vocab-size",
-        type=_positive,
+        type=positive,
         metavar="V",
         help="symbols of the joined dictionary, with --random-init and without --data",
     )
@@ -75,14 +76,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     text.add_argument(
         "--force-length",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="decode exactly N target tokens (and end of sentence), so that the models' work "
         "doesn't depend on what they translate",
     )
     text.add_argument(
         "--sentences",
-        type=_positive,
+        type=positive,
         default=100,
         metavar="N",
         help="sentences at each batch size, spread over the set; never fewer than 5 batches "
@@ -96,21 +97,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N,N,...",
         help="sentences a batch; several give the break-even (default: 1)",
     )
-    protocol.add_argument("--beam", type=_positive, default=5, help="beam size (default: 5)")
+    protocol.add_argument("--beam", type=positive, default=5, help="beam size (default: 5)")
     protocol.add_argument("--max-len-a", type=float, default=0, help="as in fairseq-generate")
-    protocol.add_argument("--max-len-b", type=_positive, default=200, help="as in fairseq-generate")
+    protocol.add_argument("--max-len-b", type=positive, default=200, help="as in fairseq-generate")
     protocol.add_argument(
-        "--threads", type=_positive, default=1, help="CPU threads of PyTorch (default: 1)"
+        "--threads", type=positive, default=1, help="CPU threads of PyTorch (default: 1)"
     )
     protocol.add_argument(
         "--rounds",
-        type=_positive,
+        type=positive,
         default=5,
         help="how often each model decodes each batch (default: 5)",
     )
     protocol.add_argument(
         "--warmup",
-        type=_positive,
+        type=positive,
         default=3,
         help="batches each model decodes before, not counted (default: 3)",
     )
@@ -292,14 +293,8 @@ def _break_evens(tables: Sequence[Dict[str, Any]]) -> List[str]:
     return lines
 
 
-def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
-    return int(text)
-
-
 def _numbers(text: str) -> List[int]:
-    return sorted({_positive(part.strip()) for part in text.split(",")})
+    return sorted({positive(part.strip()) for part in text.split(",")})
 
 
 def _names(text: str) -> List[str]:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any, Dict, List
 
+from fairseq_ffn.cli.arguments import positive
 from fairseq_ffn.errors import UserError
 from fairseq_ffn.reporting.run_directory import RunDirectory
 from fairseq_ffn.reporting.score_runs import score_runs
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--samples",
-        type=_positive,
+        type=positive,
         default=0,
         metavar="N",
         help="resamples or trials (default: sacreBLEU's, 1000 or 10000)",
@@ -94,9 +95,3 @@ def _table(runs: List[RunDirectory], records: List[Dict[str, Any]]) -> List[str]
         for name in names
     ]
     return [*(line.rstrip() for line in lines), "", *signatures]
-
-
-def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
-    return int(text)
