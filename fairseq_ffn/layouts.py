@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Dict, Iterable, Optional, Tuple
 
 from fairseq_ffn.errors import UserError
@@ -54,7 +55,7 @@ class Layout:
             return "shared"  # a list of names can't hold this word
         return ",".join("-" if name is None else name for name in self.modules)
 
-    @property
+    @cached_property
     def groups(self) -> Dict[str, Tuple[int, ...]]:
         """Layers of every group, groups in the order in which their first layers come."""
         found: Dict[str, Tuple[int, ...]] = {}
@@ -68,7 +69,7 @@ class Layout:
         """Layers without this sub-block."""
         return tuple(layer for layer, name in enumerate(self.modules) if name is None)
 
-    @property
+    @cached_property
     def common(self) -> Tuple[str, ...]:
         """Names of groups that are common to encoder and decoder."""
         return tuple(name for name in self.groups if name.startswith("@"))
@@ -101,7 +102,11 @@ def parse_layout(text: str, num_layers: int, flag: str = "layout") -> Layout:
     """
     if not isinstance(text, str):
         raise LayoutError(f"{flag} {text!r}: not a string; use {FORMS}")
-    stripped = text.strip()
+    return _parse(text.strip(), num_layers, flag)
+
+
+@lru_cache(maxsize=1024)  # a model asks several times while it is built
+def _parse(stripped: str, num_layers: int, flag: str) -> Layout:
     if stripped == "independent":
         return Layout(tuple(str(layer) for layer in range(num_layers)))
     if stripped == "shared":

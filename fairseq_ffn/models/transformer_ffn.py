@@ -171,6 +171,8 @@ def _plans(cfg: TransformerConfig, stack: str) -> Iterator[LayerPlan]:
             and (group.startswith("@") or len(ffn.groups[group]) > 1),
             ffn_comes_later=stack == "decoder" and group in ffn.common,
             self_attn=self_attn.modules[index],
+            self_attn_comes_later=stack == "decoder"
+            and self_attn.modules[index] in self_attn.common,
             cross_attn=layouts.decoder_cross_attn.modules[index] if stack == "decoder" else None,
             block=getattr(cfg, f"{stack}_block"),
             parallel_norm=cfg.parallel_norm,

@@ -8,6 +8,9 @@ holds no parameters but the group's.
 
 from __future__ import annotations
 
+from typing import Callable
+
+import torch
 from fairseq.modules import MultiheadAttention
 
 from fairseq_ffn.modules.layer_plan import ModulePool
@@ -15,18 +18,30 @@ from fairseq_ffn.modules.layer_plan import ModulePool
 PROJECTIONS = ("k_proj", "v_proj", "q_proj", "out_proj")
 
 
-def share_projections(
-    attention: MultiheadAttention, kind: str, group: str, pool: ModulePool
+def build_attention(
+    build: Callable[[], MultiheadAttention],
+    kind: str,
+    group: str,
+    pool: ModulePool,
+    comes_later: bool = False,
 ) -> MultiheadAttention:
-    """Give ``attention`` the projections of its group, or found the group with its own.
+    """A layer's attention with the projections of its group, which are built once.
 
     Args:
-        attention: the layer's attention, just built.
+        build: fairseq's way to build it.
         kind: ``self_attn`` or ``encoder_attn``.
         group: name of the group in the layout.
-        pool: modules of the stack so far.
+        pool: modules of the stack so far; the group's first layer founds it.
+        comes_later: the projections are the other stack's, and the model hands them over.
     """
-    use_projections_of(attention, pool.get((kind, group), lambda: attention))
+    key = (kind, group)
+    if not comes_later and key not in pool:
+        return pool.get(key, build)
+    # what it would hold is replaced: no memory, no random numbers are spent on it
+    with torch.device("meta"):
+        attention = build()
+    if not comes_later:
+        use_projections_of(attention, pool.get(key, build))
     return attention
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Dict, List, Optional, Tuple
 
 from fairseq.models.transformer import TransformerConfig
@@ -10,7 +11,7 @@ from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
 from torch import Tensor
 
 from fairseq_ffn.errors import UserError
-from fairseq_ffn.modules.attention import share_projections
+from fairseq_ffn.modules.attention import build_attention
 from fairseq_ffn.modules.feed_forward import FeedForwardMixin
 from fairseq_ffn.modules.layer_plan import LayerPlan, ModulePool
 
@@ -43,7 +44,10 @@ class DecoderLayer(FeedForwardMixin, TransformerDecoderLayerBase):
         g --+--> FFN -> + --> LN3 --> y        g --+--> LN3 --> FFN -> + --> y
             \-----------^                          \-------------------^
 
-    CA reads the encoder output e as well. LN1 is ``self_attn_layer_norm``, LN2 is
+    Post-norm: ``h = LN1(x + SA(x)); g = LN2(h + CA(h, e)); y = LN3(g + FFN(g))``.
+    Pre-norm: ``h = x + SA(LN1(x)); g = h + CA(LN2(h), e); y = g + FFN(LN3(g))``.
+
+    e is the encoder's output. LN1 is ``self_attn_layer_norm``, LN2 is
     ``encoder_attn_layer_norm``, LN3 is ``final_layer_norm``.
 
     Args:
@@ -74,12 +78,13 @@ class DecoderLayer(FeedForwardMixin, TransformerDecoderLayerBase):
         add_bias_kv: bool = False,
         add_zero_attn: bool = False,
     ) -> MultiheadAttention:
-        attention = super().build_self_attention(embed_dim, cfg, add_bias_kv, add_zero_attn)
-        return share_projections(attention, "self_attn", self.plan.self_attn, self._pool)
+        build = partial(super().build_self_attention, embed_dim, cfg, add_bias_kv, add_zero_attn)
+        later = self.plan.self_attn_comes_later
+        return build_attention(build, "self_attn", self.plan.self_attn, self._pool, later)
 
     def build_encoder_attention(self, embed_dim: int, cfg: TransformerConfig) -> MultiheadAttention:
-        attention = super().build_encoder_attention(embed_dim, cfg)
-        return share_projections(attention, "encoder_attn", self.plan.cross_attn, self._pool)
+        build = partial(super().build_encoder_attention, embed_dim, cfg)
+        return build_attention(build, "encoder_attn", self.plan.cross_attn, self._pool)
 
     def _name_dropouts(self) -> None:
         # --retain-dropout-modules selects by the name of fairseq's class
@@ -231,6 +236,9 @@ class DecoderLayerWithoutFeedForward(_BranchedDecoderLayer):
             \-----------^                          \-------------------^
         h --+--> CA --> + --> LN2 --> y        h --+--> LN2 --> CA --> + --> y
             \-----------^                          \-------------------^
+
+    Post-norm: ``h = LN1(x + SA(x)); y = LN2(h + CA(h, e))``.
+    Pre-norm: ``h = x + SA(LN1(x)); y = h + CA(LN2(h), e)``.
 
     (One Wide FFN, section 2 and note 2: NoDec.)
     """

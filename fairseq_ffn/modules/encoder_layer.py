@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Optional
 
 import torch
@@ -10,7 +11,7 @@ from fairseq.modules import MultiheadAttention
 from fairseq.modules.transformer_layer import TransformerEncoderLayerBase
 from torch import Tensor
 
-from fairseq_ffn.modules.attention import share_projections
+from fairseq_ffn.modules.attention import build_attention
 from fairseq_ffn.modules.feed_forward import FeedForwardMixin
 from fairseq_ffn.modules.layer_plan import LayerPlan, ModulePool
 
@@ -54,8 +55,8 @@ class EncoderLayer(FeedForwardMixin, TransformerEncoderLayerBase):
         del self._pool
 
     def build_self_attention(self, embed_dim: int, cfg: TransformerConfig) -> MultiheadAttention:
-        attention = super().build_self_attention(embed_dim, cfg)
-        return share_projections(attention, "self_attn", self.plan.self_attn, self._pool)
+        build = partial(super().build_self_attention, embed_dim, cfg)
+        return build_attention(build, "self_attn", self.plan.self_attn, self._pool)
 
     def _name_dropouts(self) -> None:
         # --retain-dropout-modules selects by the name of fairseq's class

@@ -23,6 +23,7 @@ class LayerPlan:
         share_ffn_norm: the group shares the FFN's layer norm too, not only its two linears.
         ffn_is_shared: the FFN serves other layers too.
         ffn_comes_later: the FFN belongs to both stacks and is handed over by the model.
+        self_attn_comes_later: so do the self-attention projections.
     """
 
     index: int
@@ -35,6 +36,7 @@ class LayerPlan:
     share_ffn_norm: bool = False
     ffn_is_shared: bool = False
     ffn_comes_later: bool = False
+    self_attn_comes_later: bool = False
 
 
 class ModulePool:
@@ -46,6 +48,9 @@ class ModulePool:
 
     def __init__(self) -> None:
         self._modules: Dict[Hashable, object] = {}
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._modules
 
     def get(self, key: Hashable, build: Callable[[], Module]) -> Module:
         """The module of ``key``, built on first use."""

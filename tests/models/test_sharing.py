@@ -83,6 +83,31 @@ def test_an_ffn_is_built_once(flags, built, monkeypatch):
     assert sizes.count((16, 24)) == sizes.count((24, 16)) == built
 
 
+@pytest.mark.parametrize(
+    "flags, built",
+    [
+        ({}, 12),
+        ({"encoder_self_attn_layout": "shared"}, 9),
+        ({"decoder_self_attn_layout": "cycle:2", "decoder_cross_attn_layout": "shared"}, 7),
+        ({"encoder_self_attn_layout": "tied", "decoder_self_attn_layout": "tied"}, 5),
+        ({"encoder_self_attn_layout": "@x,a,a,a", "decoder_self_attn_layout": "b,@x,@x,b"}, 7),
+    ],
+)
+def test_attention_projections_are_built_once(flags, built, monkeypatch):
+    filled = []
+    construct = nn.Linear.__init__
+
+    def counting(self, inputs, outputs, *args, **kwargs):
+        construct(self, inputs, outputs, *args, **kwargs)
+        if inputs == outputs and not self.weight.is_meta:
+            filled.append(self)
+
+    monkeypatch.setattr(nn.Linear, "__init__", counting)
+    model = build("transformer_ffn", **{**FOUR, **flags})
+    assert len(filled) == 4 * built
+    assert not any(p.is_meta for p in (*model.parameters(), *model.buffers()))
+
+
 def test_layerdrop_with_a_shared_ffn_drops_layers_and_not_the_ffn():
     flags = {**FOUR, "encoder_ffn_layout": "shared", "dropout": 0.0}
     dropping = built_at_random("transformer_ffn", **flags, encoder_layerdrop=0.5)
