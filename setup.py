@@ -26,7 +26,7 @@ setup(
     install_requires=[
         "torch>=2.6",  # loads checkpoints without running code from them
         "numpy>=1.24; python_version>='3.11'",
-        "numpy>=1.21,<1.24; python_version<'3.11'",  # fairseq 0.12.2 uses np.float
+        "numpy>=1.22,<1.24; python_version<'3.11'",  # fairseq 0.12.2 uses np.float
         "sacrebleu>=2.3.1",
         "sentencepiece>=0.1.99",
         "fairseq-fixed>=0.12.3.1; python_version>='3.11'",

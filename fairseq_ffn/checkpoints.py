@@ -141,9 +141,9 @@ def check_files_to_restore(arguments: Sequence[str]) -> None:
     """Refuse a fairseq-train command line whose checkpoint to start from doesn't exist.
 
     fairseq says nothing and trains from scratch if ``--restore-file`` is missing. That is right for
-    ``checkpoint_last*.pt``, which the first run of a job hasn't written yet; any other name is an
-    error. It takes a directory as missing, too. ``--finetune-from-model`` counts only while there
-    is no last checkpoint.
+    the job's own ``checkpoint_last.pt`` in ``--save-dir``, which its first run hasn't written yet;
+    any other is an error. It takes a directory as missing, too. ``--finetune-from-model`` counts
+    only while there is no last checkpoint.
 
     Raises:
         UserError: naming flag and file.
@@ -155,9 +155,13 @@ def check_files_to_restore(arguments: Sequence[str]) -> None:
     args, _ = parser.parse_known_args(list(arguments))
     suffix = f"{args.checkpoint_suffix}.pt"
     restored = args.restore_file.replace(".pt", suffix)
-    may_be_missing = os.path.basename(restored).startswith("checkpoint_last")
-    _check_file("--restore-file", restored, may_be_missing)
-    if not os.path.exists(os.path.join(args.save_dir, f"checkpoint_last{suffix}")):
+    own = os.path.join(args.save_dir, f"checkpoint_last{suffix}")
+    # fairseq looks for this very name in --save-dir
+    is_own = restored == f"checkpoint_last{suffix}" or os.path.abspath(restored) == os.path.abspath(
+        own
+    )
+    _check_file("--restore-file", restored, may_be_missing=is_own)
+    if not os.path.exists(own):
         _check_file("--finetune-from-model", args.finetune_from_model)
 
 

@@ -41,7 +41,7 @@ CONFIGS = ("baseline", "shared_enc_no_dec", "one_wide")
 STOCK = "stock fairseq"
 #: updates of each model, and models built, that aren't counted
 WARMUP = 2
-BUILDS = 30
+BUILDS = 60
 
 
 def model_flags(size: str, name: str) -> List[str]:
@@ -136,9 +136,11 @@ def building(args: argparse.Namespace, models: Dict[str, List[str]]) -> Interlea
 def peak_megabytes(args: argparse.Namespace, model: List[str]) -> float:
     """Peak resident size of one fairseq-train, in 10^6 bytes."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "PYTHONWARNINGS": "ignore"}
-    with tempfile.TemporaryFile() as log:
+    command = str(Path(sys.executable).parent / "fairseq-train")
+    # fairseq makes the folder for checkpoints even with --no-save
+    with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen(
-            [str(Path(sys.executable).parent / "fairseq-train"), *train_flags(args, model)],
+            [command, *train_flags(args, model), "--save-dir", folder],
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment,

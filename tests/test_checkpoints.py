@@ -252,6 +252,11 @@ class TestFilesToRestore:
             with pytest.raises(UserError, match=re.escape(f"{flag} {tmp_path}: is a directory")):
                 check_files_to_restore([f"{flag}={tmp_path}", "data"])
 
+    def test_the_last_checkpoint_of_another_job_must_exist(self, tmp_path):
+        other = f"{tmp_path}/other/checkpoint_last.pt"
+        with pytest.raises(UserError, match=re.escape(f"--restore-file {other}: no such")):
+            check_files_to_restore(["--restore-file", other, "--save-dir", str(tmp_path)])
+
     def test_what_fairseq_allows_is_allowed(self, tmp_path):
         (tmp_path / "a.pt").touch()
         (tmp_path / "a-part.pt").touch()
@@ -259,7 +264,10 @@ class TestFilesToRestore:
         for arguments in (
             ["data"],
             ["--restore-file", f"{tmp_path}/a.pt"],
-            ["--restore-file", str(last)],  # the first run of a job that resumes
+            # the first run of a job that resumes
+            ["--restore-file", "checkpoint_last.pt"],
+            ["--restore-file", str(last), "--save-dir", str(tmp_path)],
+            ["--restore-file", str(last), f"--save-dir={tmp_path}/../{tmp_path.name}/"],
             ["--restore-file", f"{tmp_path}/a.pt", "--checkpoint-suffix=-part"],
             ["--restore-file", "s3://bucket/a.pt"],
         ):

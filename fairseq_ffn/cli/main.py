@@ -6,22 +6,32 @@ import argparse
 import importlib
 import logging
 import sys
-from typing import List, Optional
+from typing import List, Optional, Sequence
 
 from fairseq_ffn.errors import UserError, printable
 
-#: command, module in this package; a module has DESCRIPTION, add_arguments(parser) and run(args)
+#: command: module in this package, what it does. A module has DESCRIPTION, add_arguments(parser)
+#: and run(args); only the one that is asked for is imported, since many import much.
 COMMANDS = {
-    "archs": "fairseq_ffn.cli.archs",
-    "average": "fairseq_ffn.cli.average",
-    "compare-latency": "fairseq_ffn.cli.compare_latency",
-    "report": "fairseq_ffn.cli.report",
-    "score": "fairseq_ffn.cli.score",
+    "archs": ("archs", "print parameters and multiply-adds of every architecture"),
+    "average": ("average", "average checkpoints into one for decoding"),
+    "compare-latency": (
+        "compare_latency",
+        "compare the speed of several models, decoding the same sentences in turn",
+    ),
+    "report": (
+        "report",
+        "compare runs: quality, significance, speed, size, cost, translations",
+    ),
+    "score": (
+        "score",
+        "score translations: BLEU and chrF, with significance against a baseline",
+    ),
 }
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser with all sub-commands."""
+def build_parser(asked_for: Sequence[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
+    """The parser with all commands; those in ``asked_for`` know their arguments."""
     parser = argparse.ArgumentParser(
         prog="fairseq-ffn",
         description="How much feed-forward network does a translation Transformer need? "
@@ -29,24 +39,25 @@ def build_parser() -> argparse.ArgumentParser:
         "--arch transformer_ffn_big_one_wide ...",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, path in COMMANDS.items():
-        module = importlib.import_module(path)
+    for name, (file, what) in COMMANDS.items():
         command = commands.add_parser(
-            name,
-            help=module.DESCRIPTION.splitlines()[0],
-            description=module.DESCRIPTION,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            name, help=what, formatter_class=argparse.RawDescriptionHelpFormatter
         )
-        module.add_arguments(command)
-        command.set_defaults(run=module.run)
+        if name in asked_for:
+            module = importlib.import_module(f"fairseq_ffn.cli.{file}")
+            command.description = module.DESCRIPTION
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
     return parser
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run one command; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = build_parser(asked_for=arguments[:1])
     # fairseq has set logging up while it was imported
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-    args = build_parser().parse_args(arguments)
+    args = parser.parse_args(arguments)
     try:
         args.run(args)
     except (UserError, OSError) as error:

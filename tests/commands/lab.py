@@ -34,9 +34,10 @@ def words(text: str) -> List[str]:
 SIZES = words(
     "--encoder-embed-dim 32 --decoder-embed-dim 32 --encoder-ffn-embed-dim 64 "
     "--decoder-ffn-embed-dim 64 --encoder-attention-heads 2 --decoder-attention-heads 2 "
-    "--encoder-layers 2 --decoder-layers 2 --share-all-embeddings "
-    "--encoder-normalize-before --decoder-normalize-before"
+    "--encoder-layers 2 --decoder-layers 2 --share-all-embeddings"
 )
+#: what the tiny architectures choose by themselves
+PRE_NORM = words("--encoder-normalize-before --decoder-normalize-before")
 #: fairseq's main branch drops the last batch if its size isn't a multiple of this (default: 8)
 ALL_SENTENCES = words("--required-batch-size-multiple 1")
 TRAINING = words(
@@ -161,7 +162,8 @@ class Lab:
         """Checkpoints and log of one of ``MODELS``, trained without interruption."""
 
         def make(folder: Path) -> None:
-            result = self.train(folder, *MODELS[name], *LONG_TRAINING, user_dir=name != "stock")
+            stock = name.startswith("stock")
+            result = self.train(folder, *MODELS[name], *LONG_TRAINING, user_dir=not stock)
             (folder / "log").write_text(result.out)
 
         return self.once(name, make)
@@ -195,7 +197,9 @@ MODELS: Dict[str, Sequence[str]] = {
         '--eval-bleu-args={"beam": 1, "max_len_b": 10}',
         *words("--store-ema --ema-decay 0.9"),
     ),
-    "stock": ("transformer",),
+    "stock": ("transformer", *PRE_NORM),
+    "baseline_post_norm": ("transformer_ffn",),
+    "stock_post_norm": ("transformer",),
 }
 
 

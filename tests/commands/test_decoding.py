@@ -16,6 +16,7 @@ from fairseq import checkpoint_utils
 from commands.lab import (
     ALL_SENTENCES,
     INSTALLED,
+    PRE_NORM,
     REPOSITORY,
     SAVE_EVERY,
     UPDATES,
@@ -92,9 +93,37 @@ def test_every_installation_gives_the_same_translations(lab, tmp_path, kind):
     assert len(hypotheses(out)) == 30
 
 
-def test_baseline_translates_as_stock_fairseq(lab):
+@pytest.mark.parametrize("kind", ["source checkout", "wheel"])
+def test_every_installation_trains_and_translates_interactively(lab, tmp_path, kind):
+    """The same weights and the same translations as with the editable install."""
+    user_dir, env = installation(lab, kind)
+    few = words("--max-update 3 --disable-validation")
+    for folder, plugin, more in (
+        (tmp_path / "installed", INSTALLED, {}),
+        (tmp_path / "other", user_dir, env),
+    ):
+        arguments = lab.training(folder, "transformer_ffn_tiny_one_wide", *few, user_dir=False)
+        lab.run("fairseq-train", *arguments, "--user-dir", plugin, env=more, cwd=tmp_path)
+    one, other = (
+        weights(tmp_path / name / "checkpoint_last.pt") for name in ("installed", "other")
+    )
+    assert list(one) == list(other)
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+    model = ["--path", lab.trained("one_wide") / "checkpoint_last.pt", "--user-dir", user_dir]
+    stdin = "w1 w2 w3 w4\nw5 w6 w7\n"
+    results = [
+        lab.run("fairseq-interactive", lab.data(), *model, stdin=stdin, env=env, cwd=tmp_path).out,
+        lab.run("fairseq-interactive", lab.data(), *model[:3], INSTALLED, stdin=stdin).out,
+    ]
+    assert len(hypotheses(results[0])) == 2
+    assert result_lines(results[0]) == result_lines(results[1])
+
+
+@pytest.mark.parametrize("norm", ["", "_post_norm"])
+def test_baseline_translates_as_stock_fairseq(lab, norm):
     """Hypotheses, their scores and the scores of each token, trained and decoded in either."""
-    ours, stock = lab.generated("baseline"), lab.generated("stock")
+    ours, stock = lab.generated(f"baseline{norm}"), lab.generated(f"stock{norm}")
     assert result_lines(ours) == result_lines(stock) and bleu(ours) == bleu(stock)
     # not the same few words over and over
     assert len({word for text in hypotheses(ours).values() for word in text.split()}) >= 10
@@ -109,6 +138,28 @@ def test_a_stock_checkpoint_starts_our_baseline(lab, tmp_path):
     before, after = weights(stock), weights(tmp_path / "checkpoint_last.pt")
     assert list(before) == list(after)
     assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_our_checkpoint_starts_stock_fairseq(lab, tmp_path):
+    """Without our plugin, and still the same model.
+
+    Stock fairseq loads no checkpoint at all with PyTorch 2.6 and later; the plugin made here
+    allows what every checkpoint of fairseq holds, and nothing else.
+    """
+    allowing = tmp_path / "allowing"
+    allowing.mkdir()
+    (allowing / "__init__.py").write_text(
+        "import argparse, torch\ntorch.serialization.add_safe_globals([argparse.Namespace])\n"
+    )
+    ours = lab.trained("baseline") / "checkpoint_last.pt"
+    still = words("--lr 0 --lr-scheduler fixed --max-update 1 --disable-validation")
+    arguments = [*PRE_NORM, *still, "--finetune-from-model", ours, "--user-dir", allowing]
+    lab.train(tmp_path, "transformer", *arguments, user_dir=False)
+    before, after = weights(ours), weights(tmp_path / "checkpoint_last.pt")
+    assert list(before) == list(after)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    out = lab.generate(tmp_path / "checkpoint_last.pt", "--beam", 4, user_dir=allowing).out
+    assert result_lines(out) == result_lines(lab.generated("baseline"))
 
 
 def test_score_repeats_the_bleu_of_generate(lab, tmp_path):

@@ -47,10 +47,13 @@ def test_a_killed_training_resumes_to_the_same_result(lab, tmp_path, name):
     assert not torch.equal(resumed["model"][ffn], saved["model"][ffn])
 
 
-def test_baseline_trains_as_stock_fairseq(lab):
+@pytest.mark.parametrize("norm", ["", "_post_norm"])
+def test_baseline_trains_as_stock_fairseq(lab, norm):
     """Same seed, same updates with dropout: same weights and optimiser state to the last bit."""
-    ours = load_checkpoint(lab.trained("baseline") / "checkpoint_last.pt")
-    stock = load_checkpoint(lab.trained("stock") / "checkpoint_last.pt")
+    ours = load_checkpoint(lab.trained(f"baseline{norm}") / "checkpoint_last.pt")
+    stock = load_checkpoint(lab.trained(f"stock{norm}") / "checkpoint_last.pt")
+    pre_norm = "encoder.layer_norm.weight" in stock["model"]
+    assert pre_norm == (norm == "")
     for part in ("model", "last_optimizer_state"):
         assert_equal(ours[part], stock[part], part)
 
