@@ -10,6 +10,7 @@ VERSION = re.search(
     r'^__version__ = "([^"]+)"', (HERE / "fairseq_ffn/__init__.py").read_text(), re.MULTILINE
 ).group(1)
 
+REPORT = ["matplotlib>=3.7"]  # figures
 TEST = ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6", "ruff>=0.6", "setuptools", "wheel"]
 
 setup(
@@ -33,8 +34,8 @@ setup(
         "fairseq==0.12.2; python_version<'3.11'",
     ],
     extras_require={
-        "test": TEST,
-        "report": ["matplotlib>=3.7"],  # figures
+        "test": TEST + REPORT,
+        "report": REPORT,
         "comet": ["unbabel-comet>=2"],
     },
     entry_points={"console_scripts": ["fairseq-ffn=fairseq_ffn.cli.main:main"]},
