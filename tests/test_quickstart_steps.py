@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import gzip
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -97,6 +99,34 @@ def test_a_folder_with_other_settings_is_named_with_what_differs(tmp_path):
     other = output.settings(run.parse(["--updates", "5", "--seed", "3"]), corpus)
     with pytest.raises(UserError, match="with --minutes 20, not --updates 5; choose"):
         output.check_same(tmp_path, held, other)
+
+
+def test_a_refused_run_leaves_the_folder_as_it_was(tmp_path):
+    first = run.parse(["--output", str(tmp_path), "--vocabulary-size", "500"])
+    corpus, folder = run.find_corpus(first)
+    held = output.settings(first, corpus)
+    (tmp_path / "plan.json").write_text(json.dumps({"settings": held, "updates": 5}))
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "done.json").write_text("{}")
+    other = run.parse(["--output", str(tmp_path), "--vocabulary-size", "400"])
+    with pytest.raises(UserError, match="--vocabulary-size 500, not --vocabulary-size 400"):
+        run.quickstart(other, *run.find_corpus(other))
+    assert (folder / "bin" / "done.json").read_text() == "{}"
+
+
+def test_two_runs_do_not_make_the_same_data_at_once(tmp_path):
+    entered = threading.Event()
+
+    def second():
+        with run.alone_in(tmp_path):
+            entered.set()
+
+    with run.alone_in(tmp_path):
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert not entered.wait(0.3)
+    assert entered.wait(10)
+    thread.join()
 
 
 # ---- the clock

@@ -11,13 +11,14 @@ import fcntl
 import json
 import logging
 import math
+import os
 import shlex
 import shutil
 import signal
 import sys
 import time
 from pathlib import Path
-from typing import Dict, Iterator, List, Tuple
+from typing import Dict, Iterator, List, Optional, Tuple
 
 import decoding
 from comparison import comparison
@@ -139,21 +140,27 @@ def find_corpus(args: argparse.Namespace) -> Tuple[Corpus, Path]:
 def quickstart(args: argparse.Namespace, corpus: Corpus, folder: Path) -> None:
     """All steps."""
     started = time.monotonic()
+    wanted = settings(args, corpus)
+    plan = _plan_that_is_there(args.output, wanted)  # before anything in the folder changes
     reserve = decoding.seconds_after_training(args.models, args.output, *RESERVE)
     steps = Steps(started, reserve)
     if all((args.output / model / "trained.json").is_file() for model in args.models):
         steps.expect_training(0.0)
-    elif args.updates is None and not (args.output / "plan.json").is_file():
+    elif args.updates is None and plan is None:
         steps.expect_training(60 * args.minutes - _reserve(args))
     steps.begin("data")
     logger.info(f"data: {corpus.source} to {corpus.target}, {corpus.raw}; results: {args.output}")
     # fairseq adds one symbol, the end, to each sentence
     longest = Longest(MAX_TOKENS - 1, DEFAULT_MAX_SOURCE_POSITIONS - 1)
-    binary = prepare(corpus, folder, args.vocabulary_size, longest)
+    with alone_in(folder):
+        binary = prepare(corpus, folder, args.vocabulary_size, longest)
 
     workers = Workers.for_machine(len(args.models))
     steps.begin("plan")
-    plan = _plan(args, binary, workers, corpus, steps)
+    if plan is None:
+        plan = _plan(args, binary, workers, wanted, steps)
+    else:
+        logger.info(f"plan: {plan['updates']} updates for each model, as before")
     _write_commands(args, binary, plan)
     steps.begin("train")
     train(
@@ -184,17 +191,23 @@ def _reserve(args: argparse.Namespace) -> float:
     return RESERVE[0] + RESERVE[1] * len(args.models)
 
 
+def _plan_that_is_there(output: Path, wanted: Dict[str, object]) -> Optional[Dict[str, object]]:
+    path = output / "plan.json"
+    if not path.is_file():
+        return None
+    plan = json.loads(path.read_text())
+    check_same(output, plan["settings"], wanted)
+    return plan
+
+
 def _plan(
-    args: argparse.Namespace, binary: Path, workers: Workers, corpus: Corpus, steps: Steps
+    args: argparse.Namespace,
+    binary: Path,
+    workers: Workers,
+    wanted: Dict[str, object],
+    steps: Steps,
 ) -> Dict[str, object]:
     """The number of updates, decided once for an output folder."""
-    wanted = settings(args, corpus)
-    path = args.output / "plan.json"
-    if path.is_file():
-        plan = json.loads(path.read_text())
-        check_same(args.output, plan["settings"], wanted)
-        logger.info(f"plan: {plan['updates']} updates for each model, as before")
-        return plan
     shape = SIZES["tiny"].settings
     autocast = faster_cpu_autocast(
         d_model=shape["encoder_embed_dim"],
@@ -234,7 +247,7 @@ def _plan(
         "cpu_autocast": autocast,
     }
     args.output.mkdir(parents=True, exist_ok=True)
-    write_json(path, plan)
+    write_json(args.output / "plan.json", plan)
     logger.info(f"plan: {updates} updates for each model, cpu autocast: {autocast}")
     return plan
 
@@ -287,6 +300,22 @@ def only_one(output: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise UserError(f"another quick start is at work in {output}") from error
         yield
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other quick start, with another output, makes the same binary data."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info(f"data: waiting for another quick start that is at work in {folder}")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def main() -> int:
