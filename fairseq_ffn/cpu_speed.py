@@ -1,8 +1,9 @@
 """Which arithmetic is faster for training on this CPU, found by measuring once.
 
 bfloat16 is faster on a CPU with bfloat16 instructions (AVX-512 BF16, AMX) and much slower on one
-without; no flag that PyTorch reports tells how much is gained, so a product of the shape that a
-small Transformer spends its time on is timed in both.
+without; no flag that PyTorch reports tells how much is gained, and for small products the
+conversions can cost more than they save. So the matrix products of a small Transformer, forward and
+backward, are timed in both, with the threads that training will have.
 """
 
 from __future__ import annotations
@@ -10,28 +11,57 @@ from __future__ import annotations
 import time
 
 import torch
+from torch import nn
 
 #: bfloat16 must be this much faster to be worth its rounding
 WORTH_IT = 1.3
 
 
-def faster_cpu_autocast() -> str:
-    """Value for ``--cpu-autocast``: ``bfloat16`` where it is clearly faster, else ``none``."""
-    if torch.cuda.is_available():
-        return "none"
-    single = _seconds(torch.float32)
-    half = _seconds(torch.bfloat16, give_up_after=single)
+def faster_cpu_autocast(d_model: int, d_ff: int, vocabulary: int, tokens: int, threads: int) -> str:
+    """Value for ``--cpu-autocast``: ``bfloat16`` where it is clearly faster, else ``none``.
+
+    It is about training on the CPU, so a GPU beside it changes nothing.
+
+    Args:
+        d_model: width of the model.
+        d_ff: hidden units of an FFN.
+        vocabulary: rows of the output projection.
+        tokens: tokens in a batch, B x T.
+        threads: threads that the training will have.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        model = nn.Sequential(
+            nn.Linear(d_model, 3 * d_model),  # query, key and value
+            nn.Linear(3 * d_model, d_model),
+            nn.Linear(d_model, d_ff),
+            nn.ReLU(),
+            nn.Linear(d_ff, d_model),
+            nn.Linear(d_model, vocabulary, bias=False),
+        )
+        x = torch.randn(tokens, d_model)
+        single = _seconds(model, x, bfloat16=False)
+        half = _seconds(model, x, bfloat16=True, give_up_after=single)
+    finally:
+        torch.set_num_threads(before)
     return "bfloat16" if single > WORTH_IT * half else "none"
 
 
-def _seconds(dtype: torch.dtype, give_up_after: float = float("inf"), runs: int = 7) -> float:
-    """Best of some runs of a (1024, 256) x (256, 1024) product."""
-    x = torch.randn(1024, 256, dtype=dtype)
-    weight = torch.randn(1024, 256, dtype=dtype)
+def _seconds(
+    model: nn.Module,
+    x: torch.Tensor,
+    bfloat16: bool,
+    give_up_after: float = float("inf"),
+    runs: int = 7,
+) -> float:
+    """Best of some forward and backward passes of ``x``, ``(tokens, d_model)``."""
     best = float("inf")
     for run in range(runs + 1):
         started = time.perf_counter()
-        torch.nn.functional.linear(x, weight)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
+            loss = model(x).sum()
+        loss.backward()
         seconds = time.perf_counter() - started
         if run > 0:  # the first one sets kernels up
             best = min(best, seconds)

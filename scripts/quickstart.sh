@@ -7,7 +7,8 @@
 #   bash scripts/quickstart.sh --data DIR         own text: train, dev and test files of two languages
 #   bash scripts/quickstart.sh --help             all options
 #
-# Every step is skipped when it is done and resumed when it was interrupted.
+# Results go to runs/quickstart, or with other settings to a folder that is named by them. Every step
+# is skipped when it is done and resumed when it was interrupted.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 arguments=("$@")

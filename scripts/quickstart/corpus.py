@@ -7,8 +7,10 @@ import hashlib
 import json
 import logging
 import shutil
+import zlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterator, List, Tuple
+from typing import Dict, Iterator, List, Sequence, Tuple
 
 from jobs import UserError, run, sha256
 
@@ -66,7 +68,7 @@ class Corpus:
                     yield line.decode("utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise UserError(f"{path}, line {number}: not UTF-8 ({error.reason})") from error
-        except (EOFError, gzip.BadGzipFile) as error:
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise UserError(f"{path}: damaged gzip file after line {number} ({error})") from error
 
     def pairs(self, split: str) -> List[Tuple[str, str]]:
@@ -116,16 +118,30 @@ def guess_languages(raw: Path) -> Tuple[str, str]:
     return found[0], found[1]
 
 
-def prepare(corpus: Corpus, folder: Path, vocabulary_size: int) -> Path:
+@dataclass(frozen=True)
+class Longest:
+    """How many pieces a sentence may have, its end (one more symbol for fairseq) not counted."""
+
+    train: int
+    others: int
+
+
+def prepare(corpus: Corpus, folder: Path, vocabulary_size: int, longest: Longest) -> Path:
     """Sentencepiece model, pieces and binary data under ``folder``; skipped when done.
+
+    Training pairs that are longer than a batch are left out, and counted in the log.
 
     Returns:
         the folder that ``fairseq-train`` reads.
+
+    Raises:
+        UserError: the text can't be used; it says which file, and which line.
     """
     binary, done = folder / "bin", folder / "bin" / "done.json"
     wanted = {
         "vocabulary_size": vocabulary_size,
         "languages": [corpus.source, corpus.target],
+        "longest": [longest.train, longest.others],
         "sha256": {path.name: sha256(path) for path in corpus.files.values()},
     }
     if done.is_file() and json.loads(done.read_text()) == wanted:
@@ -135,7 +151,7 @@ def prepare(corpus: Corpus, folder: Path, vocabulary_size: int) -> Path:
         shutil.rmtree(stale, ignore_errors=True)
     pieces = folder / "prepared"
     pieces.mkdir(parents=True)
-    _to_pieces(corpus, pieces, vocabulary_size)
+    _to_pieces(corpus, pieces, vocabulary_size, longest)
     logger.info("data: fairseq-preprocess")
     run(
         [
@@ -151,11 +167,13 @@ def prepare(corpus: Corpus, folder: Path, vocabulary_size: int) -> Path:
     return binary
 
 
-def _to_pieces(corpus: Corpus, pieces: Path, vocabulary_size: int) -> None:
+def _to_pieces(corpus: Corpus, pieces: Path, vocabulary_size: int, longest: Longest) -> None:
     import sentencepiece
 
     splits = {split: corpus.pairs(split) for split in SPLITS}
     splits["speed"] = splits["test"][:SPEED_SENTENCES]
+    if not splits["train"]:
+        raise UserError(f"{corpus.files['train', corpus.source]}: no pair has text on both sides")
     logger.info(f"data: sentencepiece, {vocabulary_size} pieces, joint")
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -175,8 +193,41 @@ def _to_pieces(corpus: Corpus, pieces: Path, vocabulary_size: int) -> None:
     with open(pieces / "dict.txt", "w", encoding="utf-8") as file:
         for index in range(3, len(model)):
             file.write(f"{model.id_to_piece(index)} 1\n")
+    left_out = 0
     for split, pairs in splits.items():
-        for side, language in enumerate((corpus.source, corpus.target)):
-            with open(pieces / f"{split}.{language}", "w", encoding="utf-8") as file:
-                for pair in pairs:
-                    file.write(" ".join(model.encode(pair[side], out_type=str)) + "\n")
+        paths = [pieces / f"{split}.{language}" for language in (corpus.source, corpus.target)]
+        with (
+            open(paths[0], "w", encoding="utf-8") as one,
+            open(paths[1], "w", encoding="utf-8") as other,
+        ):
+            for number, pair in enumerate(pairs, 1):
+                cut = [model.encode(text, out_type=str) for text in pair]
+                if split == "train" and max(map(len, cut)) > longest.train:
+                    left_out += 1
+                    continue
+                if split != "train":
+                    _check_lengths(corpus, split, number, cut, longest.others)
+                one.write(" ".join(cut[0]) + "\n")
+                other.write(" ".join(cut[1]) + "\n")
+    if left_out == len(splits["train"]):
+        raise UserError(
+            f"{corpus.files['train', corpus.source]}: every pair has more than {longest.train} "
+            "pieces on a side; give one sentence a line"
+        )
+    if left_out:
+        logger.info(
+            f"data: {left_out} of {len(splits['train'])} training pairs left out: more than "
+            f"{longest.train} pieces on a side, the most that fit into an update"
+        )
+
+
+def _check_lengths(
+    corpus: Corpus, split: str, number: int, cut: Sequence[Sequence[str]], longest: int
+) -> None:
+    # leaving a line out would change what is scored
+    for language, text in zip((corpus.source, corpus.target), cut):
+        if len(text) > longest:
+            raise UserError(
+                f"{corpus.files[split, language]}, line {number}: {len(text)} pieces, but the "
+                f"model takes {longest}; split or remove this line, in both languages"
+            )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence
 
-from fairseq_ffn.errors import UserError
+from fairseq_ffn.errors import UserError, printable
 
 __all__ = ["Job", "UserError", "run", "run_jobs", "sha256"]
 
@@ -23,6 +25,11 @@ KEEP_MEMORY = (
     "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:"
     "glibc.malloc.trim_threshold=8589934592:glibc.malloc.top_pad=134217728"
 )
+
+
+#: loaded here, since a new process must not load anything before its command begins
+_LIBC = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Job:
@@ -77,22 +84,24 @@ class Job:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 env=environment,
+                preexec_fn=_end_with(os.getpid()),
             )
 
     def finished(self) -> bool:
         """True once it has ended well.
 
         Raises:
-            UserError: it failed; the message has the end of its log.
+            UserError: it failed; one line with the last line of its log, and where that lies.
         """
         status = self.process.poll()
         if status is None:
             return False
         self.seconds = time.monotonic() - self.started
         if status != 0:
+            how = f"status {status}" if status > 0 else f"ended by signal {-status}"
             raise UserError(
-                f"{self.arguments[0]} for {self.name} failed (status {status}); the end of "
-                f"{self.log}:\n{_tail(self.log)}"
+                f"{self.arguments[0]} for {self.name} failed ({how}): {_last_line(self.log)}; "
+                f"all of its output: {self.log}"
             )
         if self.final is not None:
             os.replace(self.log, self.final)
@@ -105,6 +114,22 @@ class Job:
                 self.process.wait(timeout=10)
             except subprocess.TimeoutExpired:
                 self.process.kill()
+
+
+def _end_with(parent: int) -> Optional[Callable[[], None]]:
+    """For the new process: let Linux kill it when the script dies, even of ``kill -9``.
+
+    Else it would go on training in a folder that the next start takes for its own.
+    """
+    if _LIBC is None:
+        return None
+
+    def ask() -> None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+        if os.getppid() != parent:  # it died before that
+            os._exit(1)
+
+    return ask
 
 
 def run(arguments: Sequence[object], log: Path, threads: int = 1) -> None:
@@ -171,6 +196,7 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _tail(path: Path, lines: int = 8) -> str:
-    text = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return "\n".join(f"  {line[:300]}" for line in text[-lines:])
+def _last_line(path: Path) -> str:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return printable(lines[-1][:300]) if lines else "it wrote nothing"

@@ -10,20 +10,26 @@ import contextlib
 import fcntl
 import json
 import logging
+import math
+import os
 import shlex
 import shutil
 import signal
 import sys
 import time
 from pathlib import Path
-from typing import Dict, Iterator, List
+from typing import Dict, Iterator, List, Optional, Tuple
 
 import decoding
 from comparison import comparison
-from corpus import Corpus, guess_languages, prepare
+from corpus import Corpus, Longest, guess_languages, prepare
+from fairseq.models.transformer import DEFAULT_MAX_SOURCE_POSITIONS
 from jobs import KEEP_MEMORY, UserError
+from output import check_same, default_output, settings
 from schedule import Workers
+from steps import Steps
 from training import (
+    MAX_TOKENS,
     REPOSITORY,
     plan_updates,
     train,
@@ -31,12 +37,14 @@ from training import (
 )
 
 from fairseq_ffn.cpu_speed import faster_cpu_autocast
+from fairseq_ffn.errors import printable
 from fairseq_ffn.files import write_json, write_text
-from fairseq_ffn.models.architectures import CONFIGS
+from fairseq_ffn.models.architectures import CONFIGS, SIZES
 
 logger = logging.getLogger("quickstart")
 
 VOCABULARY_SIZE = 4000
+OUTPUT = REPOSITORY / "runs" / "quickstart"
 DEFAULT_DATA = REPOSITORY / "data-bin" / "tatoeba_en_de" / "raw"
 #: seconds kept for scoring, and per model for generation and measuring
 RESERVE = (45.0, 65.0)
@@ -88,18 +96,21 @@ def parse(arguments: List[str]) -> argparse.Namespace:
     parser.add_argument(
         "--output",
         type=Path,
-        default=REPOSITORY / "runs" / "quickstart",
         metavar="DIR",
-        help="where models and results go (default: runs/quickstart)",
+        help="where models and results go (default: runs/quickstart, with what differs from the "
+        "defaults in its name, such as runs/quickstart-minutes60-seed2; own text by its folder's "
+        "name and a checksum of its path)",
     )
     args = parser.parse_args(arguments)
-    args.models = list(dict.fromkeys(name.strip() for name in args.models.split(",") if name))
+    args.models = list(
+        dict.fromkeys(name.strip() for name in args.models.split(",") if name.strip())
+    )
     unknown = [name for name in args.models if name not in CONFIGS]
     if unknown or not args.models:
         parser.error(
             f"--models: unknown '{unknown[0] if unknown else ''}'; use {', '.join(CONFIGS)}"
         )
-    if args.minutes <= 0:
+    if not 0 < args.minutes < math.inf:
         parser.error("--minutes: must be more than 0")
     if args.updates is not None and args.updates < 1:
         parser.error("--updates: must be at least 1")
@@ -108,22 +119,50 @@ def parse(arguments: List[str]) -> argparse.Namespace:
     return args
 
 
-def quickstart(args: argparse.Namespace) -> None:
+def find_corpus(args: argparse.Namespace) -> Tuple[Corpus, Path]:
+    """The text, and the folder for its binary data; fills in ``args.output``."""
+    defaults = parse([])
+    raw = args.data.resolve()
+    usual = None
+    if args.source_lang is None:
+        usual = guess_languages(raw)
+    else:
+        with contextlib.suppress(UserError):
+            usual = guess_languages(raw)
+    languages = usual if args.source_lang is None else (args.source_lang, args.target_lang)
+    if args.output is None:
+        args.output = default_output(args, defaults, OUTPUT, raw, languages, usual)
+    shipped = raw == DEFAULT_DATA.resolve() and languages == usual
+    shipped = shipped and args.vocabulary_size == VOCABULARY_SIZE
+    return Corpus(raw, *languages), raw.parent if shipped else args.output / "data"
+
+
+def quickstart(args: argparse.Namespace, corpus: Corpus, folder: Path) -> None:
     """All steps."""
     started = time.monotonic()
-    raw = args.data.resolve()
-    source, target = args.source_lang, args.target_lang
-    if source is None:
-        source, target = guess_languages(raw)
-    corpus = Corpus(raw, source, target)
-    shipped = raw == DEFAULT_DATA.resolve() and args.vocabulary_size == VOCABULARY_SIZE
-    folder = raw.parent if shipped else args.output / "data"
-    logger.info(f"data: {source} to {target}, {raw}")
-    binary = prepare(corpus, folder, args.vocabulary_size)
+    wanted = settings(args, corpus)
+    plan = _plan_that_is_there(args.output, wanted)  # before anything in the folder changes
+    reserve = decoding.seconds_after_training(args.models, args.output, *RESERVE)
+    steps = Steps(started, reserve)
+    if all((args.output / model / "trained.json").is_file() for model in args.models):
+        steps.expect_training(0.0)
+    elif args.updates is None and plan is None:
+        steps.expect_training(60 * args.minutes - _reserve(args))
+    steps.begin("data")
+    logger.info(f"data: {corpus.source} to {corpus.target}, {corpus.raw}; results: {args.output}")
+    # fairseq adds one symbol, the end, to each sentence
+    longest = Longest(MAX_TOKENS - 1, DEFAULT_MAX_SOURCE_POSITIONS - 1)
+    with alone_in(folder):
+        binary = prepare(corpus, folder, args.vocabulary_size, longest)
 
     workers = Workers.for_machine(len(args.models))
-    plan = _plan(args, binary, workers, corpus, started)
+    steps.begin("plan")
+    if plan is None:
+        plan = _plan(args, binary, workers, wanted, steps)
+    else:
+        logger.info(f"plan: {plan['updates']} updates for each model, as before")
     _write_commands(args, binary, plan)
+    steps.begin("train")
     train(
         binary,
         args.models,
@@ -133,49 +172,59 @@ def quickstart(args: argparse.Namespace) -> None:
         plan["seconds_per_update"],
         args.seed,
         plan["cpu_autocast"],
+        steps,
     )
-    decoding.generate(binary, args.models, args.output, workers, corpus)
-    decoding.measure_speed(binary, args.models, args.output)
-    decoding.report(args.models, args.output)
+    steps.begin("generate")
+    decoding.generate(binary, args.models, args.output, workers, corpus, steps)
+    steps.begin("measure")
+    decoding.measure_speed(binary, args.models, args.output, steps)
+    steps.begin("report")
+    decoding.report(args.models, args.output, steps)
     minutes = (time.monotonic() - started) / 60
     text = comparison(args.output, args.models, corpus, args.vocabulary_size, plan, minutes)
     write_text(args.output / "comparison.md", text)
     print(text)
 
 
+def _reserve(args: argparse.Namespace) -> float:
+    """Seconds that everything after training may take."""
+    return RESERVE[0] + RESERVE[1] * len(args.models)
+
+
+def _plan_that_is_there(output: Path, wanted: Dict[str, object]) -> Optional[Dict[str, object]]:
+    path = output / "plan.json"
+    if not path.is_file():
+        return None
+    plan = json.loads(path.read_text())
+    check_same(output, plan["settings"], wanted)
+    return plan
+
+
 def _plan(
-    args: argparse.Namespace, binary: Path, workers: Workers, corpus: Corpus, started: float
+    args: argparse.Namespace,
+    binary: Path,
+    workers: Workers,
+    wanted: Dict[str, object],
+    steps: Steps,
 ) -> Dict[str, object]:
     """The number of updates, decided once for an output folder."""
-    settings = {
-        "data": corpus.checksum(),
-        "languages": f"{corpus.source}-{corpus.target}",
-        "vocabulary_size": args.vocabulary_size,
-        "seed": args.seed,
-        "minutes": None if args.updates else args.minutes,
-        "updates_asked": args.updates,
-    }
-    path = args.output / "plan.json"
-    if path.is_file():
-        plan = json.loads(path.read_text())
-        for name, value in settings.items():
-            if plan["settings"].get(name) != value:
-                raise UserError(
-                    f"{args.output} holds a run with {name} {plan['settings'].get(name)}, not "
-                    f"{value}; choose another --output, or delete that folder"
-                )
-        logger.info(f"plan: {plan['updates']} updates for each model, as before")
-        return plan
-    autocast = faster_cpu_autocast()
+    shape = SIZES["tiny"].settings
+    autocast = faster_cpu_autocast(
+        d_model=shape["encoder_embed_dim"],
+        d_ff=shape["encoder_ffn_embed_dim"],
+        vocabulary=args.vocabulary_size,
+        tokens=MAX_TOKENS,
+        threads=workers.threads,
+    )
     costs: Dict[str, float] = {}
     updates = args.updates
     if updates is None:
-        reserve = RESERVE[0] + RESERVE[1] * len(args.models)
-        seconds = 60 * args.minutes - reserve - (time.monotonic() - started)
+        passed = time.monotonic() - steps.started
+        seconds = 60 * args.minutes - _reserve(args) - passed
         if seconds <= 0:
             raise UserError(
                 f"--minutes {args.minutes:g}: preparing, translating and measuring alone take "
-                f"about {(reserve + time.monotonic() - started) / 60:.1f}; give more"
+                f"about {(_reserve(args) + passed) / 60:.1f}; give more"
             )
         probe_started = time.monotonic()
         updates, costs = plan_updates(
@@ -186,18 +235,19 @@ def _plan(
             args.seed,
             autocast,
             args.output / "probe",
+            steps,
         )
         left = 1 - (time.monotonic() - probe_started) / seconds
         updates = max(1, int(SLACK * left * updates))
         shutil.rmtree(args.output / "probe", ignore_errors=True)
     plan = {
-        "settings": settings,
+        "settings": wanted,
         "updates": updates,
         "seconds_per_update": costs,
         "cpu_autocast": autocast,
     }
     args.output.mkdir(parents=True, exist_ok=True)
-    write_json(path, plan)
+    write_json(args.output / "plan.json", plan)
     logger.info(f"plan: {updates} updates for each model, cpu autocast: {autocast}")
     return plan
 
@@ -252,6 +302,22 @@ def only_one(output: Path) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other quick start, with another output, makes the same binary data."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info(f"data: waiting for another quick start that is at work in {folder}")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def main() -> int:
     """Returns the exit status."""
     logging.basicConfig(
@@ -263,10 +329,11 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)  # so that trainings end with the script
     try:
+        corpus, folder = find_corpus(args)
         with only_one(args.output):
-            quickstart(args)
+            quickstart(args, corpus, folder)
     except (UserError, OSError) as error:
-        print(f"quickstart: error: {error}", file=sys.stderr)
+        print(f"quickstart: error: {printable(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("quickstart: interrupted; the same command goes on from here", file=sys.stderr)

@@ -75,11 +75,17 @@ def checkout(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def finished(checkout) -> str:
     """Output of a whole quick start."""
-    done = quickstart(checkout, "--updates", "12")
+    done = quickstart(checkout, *SETTINGS)
     assert done.returncode == 0, done.stderr[-3000:]
+    steps = re.findall(r"step (\d)/6 (\w+): \d+:\d\d passed, (?:about|time left)", done.stderr)
+    assert [name for _, name in dict.fromkeys(steps)] == list(STEPS)
+    assert [number for number, _ in dict.fromkeys(steps)] == [*"123456"]
     return done.stdout
 
 
+STEPS = ("data", "plan", "train", "generate", "measure", "report")
+#: few updates, in the folder where a default run goes
+SETTINGS = ("--updates", "12", "--output", "runs/quickstart")
 MODELS = ("baseline", "shared_enc_no_dec", "one_wide")
 
 
@@ -120,24 +126,30 @@ def test_scores_are_sacrebleus_of_the_files(checkout, finished):
 
 
 def test_second_run_skips_all_steps_and_prints_the_same_table(checkout, finished):
-    again = quickstart(checkout, "--updates", "12")
+    runs = checkout / "runs" / "quickstart"
+    made = ("latency_comparison.json", "*/scores.json", "*/latency.json", "*/generate.log")
+    before = {path: path.stat().st_mtime_ns for name in made for path in runs.glob(name)}
+    assert len(before) == 1 + 3 * len(MODELS)
+    again = quickstart(checkout, *SETTINGS)
     assert again.returncode == 0, again.stderr[-3000:]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert re.search(r"step 1/6 data: 0:00 passed, about 0:00 left", again.stderr)
     rows = [line for line in finished.splitlines() if line.startswith("|")]
     assert rows == [line for line in again.stdout.splitlines() if line.startswith("|")]
     assert again.stderr.count("is ready") >= 4
 
 
 def test_other_settings_in_the_same_folder_are_refused(checkout, finished):
-    done = quickstart(checkout, "--updates", "13")
+    done = quickstart(checkout, *SETTINGS, "--updates", "13")
     assert done.returncode == 1
-    assert "updates_asked 12, not 13" in done.stderr
+    assert len(done.stderr.splitlines()) == len(set(done.stderr.splitlines()))
+    assert "error: runs/quickstart holds a run with --updates 12, not --updates 13" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_interrupted_training_goes_on(checkout, finished):
-    options = ["--updates", "250", "--vocabulary-size", "400"]
-    options += ["--models", "shared_enc_no_dec", "--output", "runs/interrupted"]
-    process = subprocess.Popen(
+def start(checkout: Path, *options: str) -> subprocess.Popen:
+    """A quick start that runs beside the test."""
+    return subprocess.Popen(
         ["bash", "scripts/quickstart.sh", *options],
         cwd=checkout,
         env=environment(checkout),
@@ -145,6 +157,30 @@ def test_interrupted_training_goes_on(checkout, finished):
         stdout=subprocess.PIPE,
         text=True,
     )
+
+
+def stat_of(process: str) -> List[str]:
+    """State, parent and so on of a process, from Linux."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return ["Z", "0"]
+
+
+def children_of(parent: int) -> List[str]:
+    numbers = [path.name for path in Path("/proc").iterdir() if path.name.isdigit()]
+    return [number for number in numbers if stat_of(number)[1] == str(parent)]
+
+
+def runs(process: str) -> bool:
+    """Whether it does; one that nobody has waited for yet doesn't."""
+    return stat_of(process)[0] != "Z"
+
+
+def test_interrupted_training_goes_on(checkout, finished):
+    options = ["--updates", "250", "--vocabulary-size", "400"]
+    options += ["--models", "shared_enc_no_dec", "--output", "runs/interrupted"]
+    process = start(checkout, *options)
     output = checkout / "runs" / "interrupted"
     run_dir = output / "shared_enc_no_dec"
     deadline = time.monotonic() + 200
@@ -159,6 +195,22 @@ def test_interrupted_training_goes_on(checkout, finished):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "goes on from here" in errors
     assert not (run_dir / "trained.json").exists()
+
+    process = start(checkout, *options)
+    deadline = time.monotonic() + 100
+    while "Loaded checkpoint" not in (run_dir / "train.log").read_text():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    children = children_of(process.pid)
+    process.kill()
+    process.communicate(timeout=60)
+    assert children
+    deadline = time.monotonic() + 5
+    while any(runs(child) for child in children):
+        assert time.monotonic() < deadline, "a training outlived the script"
+        time.sleep(0.05)
+    assert not (run_dir / "trained.json").exists()
+
     done = quickstart(checkout, *options)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "goes on from its last checkpoint" in done.stderr
