@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional, Sequence
 
 from fairseq_ffn.reporting.results import SIGNIFICANT, Result
+from fairseq_ffn.reporting.scores import signature_of
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,9 @@ def notes(results: Sequence[Result]) -> List[str]:
         f"{scores['sentences']} sentences, {scores['references']} "
         f"reference{'s' if scores['references'] > 1 else ''}."
     ]
+    for name, title in (("spbleu", "spBLEU"), ("ter", "TER"), ("comet", "COMET")):
+        if any(name in result.scores for result in results):
+            lines.append(f"{title}: {signature_of([result.scores for result in results], name)}.")
     for result in results:
         found = result.scores.get("significance")
         if found:

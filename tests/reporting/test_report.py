@@ -5,17 +5,20 @@ import io
 import json
 import os
 import re
+import sys
 from html.parser import HTMLParser
 
 import pytest
 
 from fairseq_ffn.cli.main import main
 from fairseq_ffn.errors import UserError
+from fairseq_ffn.reporting import score_runs as score_runs_module
 from fairseq_ffn.reporting import tables
 from fairseq_ffn.reporting.plots import pareto_front, smooth
 from fairseq_ffn.reporting.results import collect
 from fairseq_ffn.reporting.run_directory import RunDirectory
 from fairseq_ffn.reporting.samples import choose, marked
+from fairseq_ffn.reporting.significance import compare
 from fairseq_ffn.reporting.training_log import read_curves
 from reporting.runs import make_run
 
@@ -66,19 +69,88 @@ def test_tables_hold_the_same_figures(runs):
     }
 
 
+def add_to_scores(run, **more):
+    path = run / "scores.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **more}))
+
+
+def spoil(run):
+    text = (run / "hypothesis.txt").read_text().splitlines()
+    (run / "hypothesis.txt").write_text("".join(f"falsch {line}\n" for line in text))
+
+
 def test_scores_are_kept_until_the_texts_change(runs):
-    results_of(runs)
-    scores = runs[1] / "scores.json"
-    record = json.loads(scores.read_text())
-    record["ter"] = {"score": 12.5, "signature": "x"}
-    scores.write_text(json.dumps(record))
+    before = results_of(runs)[1].scores["bleu"]["score"]
+    add_to_scores(runs[1], ter={"score": 12.5, "signature": "x"})
     assert results_of(runs)[1].scores["ter"]["score"] == 12.5
-    later = scores.stat().st_mtime + 10
-    text = (runs[1] / "hypothesis.txt").read_text().splitlines()
-    (runs[1] / "hypothesis.txt").write_text("".join(f"falsch {line}\n" for line in text))
-    os.utime(runs[1] / "hypothesis.txt", (later, later))
+    date = (runs[1] / "hypothesis.txt").stat().st_mtime
+    spoil(runs[1])
+    # a copied directory may give the new text any date
+    os.utime(runs[1] / "hypothesis.txt", (date, date))
     again = results_of(runs)[1].scores
-    assert again["bleu"]["score"] < record["bleu"]["score"]
+    assert again["bleu"]["score"] < before and again["ter"]["score"] != 12.5
+    assert json.loads((runs[1] / "scores.json").read_text()) == again
+
+
+def test_a_new_text_gets_the_metrics_of_the_old_one_anew(runs, monkeypatch):
+    results_of(runs)
+    add_to_scores(runs[0], spbleu={"score": 1.0, "signature": "nrefs:1|tok:flores200|x"})
+    add_to_scores(runs[1], comet={"score": 1.0, "model": "mine.ckpt"})
+    add_to_scores(runs[2], ter={"score": 1.0, "signature": "x"})
+    for run in runs:
+        spoil(run)
+    asked = []
+
+    def spbleu(hypotheses, references, tokenizer):
+        asked.append((hypotheses[0].split()[0], tokenizer))
+        return {"score": 7.0, "signature": f"tok:{tokenizer}|"}
+
+    def comet(sources, hypotheses, references, model):
+        asked.append((hypotheses[0].split()[0], model))
+        return {"score": 8.0, "model": model}
+
+    monkeypatch.setattr(score_runs_module, "spbleu", spbleu)
+    monkeypatch.setattr(score_runs_module, "comet", comet)
+    results = results_of(runs)
+    assert asked == [("falsch", "flores200"), ("falsch", "mine.ckpt")] * 3
+    for result in results:
+        assert result.scores["comet"]["score"] == 8.0 and result.scores["spbleu"]["score"] == 7.0
+        assert result.scores["ter"]["score"] != 1.0
+    lines = tables.markdown(results)
+    assert "COMET: mine.ckpt" in lines and "spBLEU: tok:flores200|" in lines
+
+
+def test_a_metric_that_can_not_be_had_is_left_out_with_a_warning(runs, monkeypatch, caplog):
+    results_of(runs)
+    for run in runs[:2]:
+        add_to_scores(run, comet={"score": 1.0, "model": "mine.ckpt"})
+    spoil(runs[1])
+    monkeypatch.setitem(sys.modules, "comet", None)
+    results = results_of(runs)
+    # the first text is as it was
+    assert results[0].scores["comet"] == {"score": 1.0, "model": "mine.ckpt"}
+    assert "comet" not in results[1].scores
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert [f"{run}: comet is left out" in line for run, line in zip(runs[1:], warnings)] == [
+        True
+    ] * 2
+    assert "COMET isn't installed" in warnings[0]
+
+
+def test_scoring_again_keeps_what_other_calls_computed(runs, capsys):
+    assert main(["score", "--ter", *map(str, runs[:2])]) == 0
+    ter = json.loads((runs[1] / "scores.json").read_text())["ter"]
+    add_to_scores(runs[1], comet={"score": 61.25, "model": "mine.ckpt"})
+    capsys.readouterr()
+    assert main(["score", *map(str, runs)]) == 0
+    record = json.loads((runs[1] / "scores.json").read_text())
+    assert record["ter"] == ter and record["comet"]["score"] == 61.25
+    table = capsys.readouterr().out
+    assert re.search(r"one_wide +\d+\.\d+ +\d+\.\d+ +\d+\.\d+ +61\.25", table)
+    assert re.search(r"_speed +\d+\.\d+ +\d+\.\d+ +- +-", table)
+    spoil(runs[1])
+    assert main(["score", *map(str, runs)]) == 0
+    assert set(json.loads((runs[1] / "scores.json").read_text())) & {"ter", "comet"} == set()
 
 
 def test_another_baseline_is_tested_anew(runs):
@@ -86,6 +158,51 @@ def test_another_baseline_is_tested_anew(runs):
     turned = results_of(runs[::-1])
     assert "significance" not in turned[0].scores
     assert turned[1].scores["significance"]["baseline"] == "no <b>&_speed"
+
+
+def test_the_baseline_of_a_report_has_no_dagger_from_another_report(runs):
+    results_of(runs)
+    alone = results_of(runs[2:])
+    assert not alone[0].differs("bleu") and "†" not in tables.markdown(alone)
+    # the file keeps it, and so a report of all has it at hand
+    assert json.loads((runs[2] / "scores.json").read_text())["significance"]["baseline"] == "big"
+    assert results_of(runs)[2].differs("bleu")
+
+
+def test_another_kind_of_test_is_made_anew(runs):
+    tests = []
+    for test in ("paired-bs", "paired-ar", "paired-bs"):
+        results = collect([RunDirectory(run) for run in runs[:2]], test)
+        tests.append(results[1].scores["significance"]["test"])
+    assert tests == ["paired bootstrap", "paired approximate randomization", "paired bootstrap"]
+
+
+def test_a_test_with_more_samples_is_kept(runs):
+    arguments = [str(run) for run in runs[:2]]
+    assert main(["score", *arguments, "--baseline", arguments[0], "--samples", "1500"]) == 0
+    assert results_of(runs[:2])[1].scores["significance"]["samples"] == 1500
+
+
+def test_another_baseline_of_the_same_name_is_tested_anew(runs, tmp_path):
+    other = make_run(tmp_path / "elsewhere" / "big", 12)
+    for first in (runs[0], other, runs[0]):
+        found = results_of([first, runs[1]])[1].scores["significance"]
+        expected = collect([RunDirectory(first), RunDirectory(runs[1])])
+        assert found == expected[1].scores["significance"]
+        fresh = compare(
+            ("big", expected[0].texts.hypotheses),
+            [("x", expected[1].texts.hypotheses)],
+            expected[0].texts.references,
+        )[0]
+        assert {key: found[key] for key in fresh} == fresh
+
+
+def test_runs_of_other_references_are_not_compared_even_if_both_have_scores(runs):
+    results_of(runs[:1])
+    (runs[1] / "reference.txt").write_text("x\n" * 40)
+    results_of(runs[1:2])
+    with pytest.raises(UserError, match="its references differ"):
+        results_of(runs[:2])
 
 
 def test_two_runs_of_one_name_are_refused(tmp_path, runs):
