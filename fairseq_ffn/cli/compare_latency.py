@@ -28,11 +28,11 @@ from fairseq_ffn.errors import UserError
 from fairseq_ffn.files import write_json
 from fairseq_ffn.latency.clock import Clock, PeakMemory
 from fairseq_ffn.latency.comparison import Interleaved, break_even
+from fairseq_ffn.latency.comparison_record import SCHEMA
 from fairseq_ffn.latency.machine import device_name, machine, versions
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = "fairseq_ffn.compare_latency/1"
 DESCRIPTION = """compare the speed of several models, decoding the same sentences in turn
 
 All models are loaded into one process. For every batch they decode in turn, in an order drawn

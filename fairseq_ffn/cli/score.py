@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 from fairseq_ffn.cli.arguments import positive
+from fairseq_ffn.cli.run_arguments import add_run_arguments
 from fairseq_ffn.errors import UserError
 from fairseq_ffn.reporting.run_directory import RunDirectory
 from fairseq_ffn.reporting.score_runs import Extras, score_runs
 from fairseq_ffn.reporting.scores import signature_of
-from fairseq_ffn.reporting.significance import TESTS
 
 DESCRIPTION = """score translations: BLEU and chrF, with significance against a baseline
 
@@ -25,18 +25,12 @@ sacreBLEU's with its defaults; they go to scores.json in each run directory, unr
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="what to score")
+    add_run_arguments(parser, "what to score")
     parser.add_argument(
         "--baseline",
         type=Path,
         metavar="RUN_DIR",
         help="test the others against this one",
-    )
-    parser.add_argument(
-        "--test",
-        choices=tuple(TESTS),
-        default="paired-bs",
-        help="paired bootstrap or paired approximate randomization (default: %(default)s)",
     )
     parser.add_argument(
         "--samples",

@@ -17,6 +17,7 @@ from fairseq_ffn.reporting.score_runs import (
     is_test_against,
     score_runs,
 )
+from fairseq_ffn.reporting.speeds import Speed, speeds
 from fairseq_ffn.reporting.training_log import Curves, read_curves
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class Result:
         texts: hypotheses, references, sources.
         scores: ``scores.json``.
         latency: ``latency.json``.
+        speed: from a comparison of all runs, or from ``latency``.
         costs: size and cost of the model.
         curves: of the training.
     """
@@ -42,13 +44,14 @@ class Result:
     texts: Texts
     scores: Dict[str, Any]
     latency: Optional[Dict[str, Any]]
+    speed: Optional[Speed]
     costs: Optional[ModelCosts]
     curves: Optional[Curves]
 
     @property
     def tokens_per_second(self) -> Optional[float]:
         """Mean over the runs of the measurement."""
-        return None if self.latency is None else self.latency["tokens_per_second"]["mean"]
+        return None if self.speed is None else self.speed.mean
 
     @property
     def parameters(self) -> Optional[Dict[str, int]]:
@@ -70,11 +73,20 @@ class Result:
         return found is not None and found[f"{metric}_p"] < SIGNIFICANT
 
 
-def collect(runs: Sequence[RunDirectory], test: str = "paired-bs") -> List[Result]:
+def collect(
+    runs: Sequence[RunDirectory],
+    test: str = "paired-bs",
+    comparison: Optional[Dict[str, Any]] = None,
+) -> List[Result]:
     """Read all that the runs hold; the first is the baseline.
 
     Scores or significance that are missing, or of other texts, another baseline or another test,
     are computed and written.
+
+    Args:
+        runs: the run directories.
+        test: a key of ``significance.TESTS``.
+        comparison: of the speed of all runs, see ``speeds.find_comparison``.
 
     Raises:
         UserError: texts are missing or don't fit, or a file is damaged.
@@ -95,9 +107,11 @@ def collect(runs: Sequence[RunDirectory], test: str = "paired-bs") -> List[Resul
         baseline = runs[0] if len(runs) > 1 else None
         records = score_runs(runs, baseline, test, extras=extras, again=True)
     records[0].pop("significance", None)  # against the baseline of another report
+    latencies = [read_record(run.latency) if run.latency.is_file() else None for run in runs]
     results = []
-    for run, text, record in zip(runs, texts, records):
-        latency = read_record(run.latency) if run.latency.is_file() else None
+    for run, text, record, latency, speed in zip(
+        runs, texts, records, latencies, speeds(names, latencies, comparison)
+    ):
         checkpoint = run.checkpoint
         results.append(
             Result(
@@ -105,6 +119,7 @@ def collect(runs: Sequence[RunDirectory], test: str = "paired-bs") -> List[Resul
                 text,
                 record,
                 latency,
+                speed,
                 None if checkpoint is None else costs_of_checkpoint(checkpoint),
                 read_curves(run.train_log) if run.train_log.is_file() else None,
             )
