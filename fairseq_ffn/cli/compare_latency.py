@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -15,8 +16,9 @@ from fairseq_ffn.cli.arguments import positive
 from fairseq_ffn.decoding.candidates import (
     LoadedModel,
     Search,
-    batches_of_set,
+    SetToDecode,
     build_untrained,
+    check_lengths,
     load_checkpoints,
     random_batches,
     task_of_data,
@@ -26,11 +28,11 @@ from fairseq_ffn.errors import UserError
 from fairseq_ffn.files import write_json
 from fairseq_ffn.latency.clock import Clock, PeakMemory
 from fairseq_ffn.latency.comparison import Interleaved, break_even
+from fairseq_ffn.latency.comparison_record import SCHEMA
 from fairseq_ffn.latency.machine import device_name, machine, versions
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = "fairseq_ffn.compare_latency/1"
 DESCRIPTION = """compare the speed of several models, decoding the same sentences in turn
 
 All models are loaded into one process. For every batch they decode in turn, in an order drawn
@@ -98,7 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="sentences a batch; several give the break-even (default: 1)",
     )
     protocol.add_argument("--beam", type=positive, default=5, help="beam size (default: 5)")
-    protocol.add_argument("--max-len-a", type=float, default=0, help="as in fairseq-generate")
+    protocol.add_argument("--max-len-a", type=_factor, default=0, help="as in fairseq-generate")
     protocol.add_argument("--max-len-b", type=positive, default=200, help="as in fairseq-generate")
     protocol.add_argument(
         "--threads", type=positive, default=1, help="CPU threads of PyTorch (default: 1)"
@@ -137,6 +139,11 @@ def run(args: argparse.Namespace) -> None:
         logger.info(
             f"{model.name}: {facts['arch']}, {facts['parameters']['total'] / 1e6:.1f}M parameters"
         )
+    check_lengths(loaded, args.source_lengths or [], args.force_length)
+    text = None
+    if not args.source_lengths:
+        text = SetToDecode(loaded, args.gen_subset)
+        text.check_batch_size(max(args.batch_sizes))
     clock, memory = Clock(device), PeakMemory(device)
     search = Search(args.beam, args.max_len_a, args.max_len_b, args.force_length)
     candidates = [model.candidate(search, clock) for model in loaded]
@@ -146,7 +153,7 @@ def run(args: argparse.Namespace) -> None:
         for batch_size in args.batch_sizes:
             count = max(5, -(-args.sentences // batch_size))
             if length is None:
-                batches = batches_of_set(loaded[0], args.gen_subset, batch_size, count, device)
+                batches = text.batches(batch_size, count, device)
             else:
                 dictionary = loaded[0].task.source_dictionary
                 batches = random_batches(dictionary, [length], batch_size, count, device, args.seed)
@@ -174,7 +181,8 @@ def run(args: argparse.Namespace) -> None:
                 "max_len_b": args.max_len_b,
                 "force_length": args.force_length,
                 "data": args.data,
-                "subset": None if args.source_lengths else args.gen_subset,
+                "subset": None if text is None else args.gen_subset,
+                "sentences_left_out": None if text is None else text.left_out,
                 "seed": args.seed,
             },
             "results": results,
@@ -212,6 +220,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("--source-lang and --target-lang go together")
     if args.fp16 and (args.cpu or not torch.cuda.is_available()):
         raise UserError("--fp16: needs a GPU; on a CPU half precision is slower than float32")
+    if args.output is not None and Path(args.output).is_dir():
+        raise UserError(f"--output {args.output}: is a directory; name a file")
     if args.output is not None and not os.access(Path(args.output).absolute().parent, os.W_OK):
         raise UserError(f"--output {args.output}: its directory isn't there or can't be written to")
 
@@ -295,6 +305,16 @@ def _break_evens(tables: Sequence[Dict[str, Any]]) -> List[str]:
 
 def _numbers(text: str) -> List[int]:
     return sorted({positive(part.strip()) for part in text.split(",")})
+
+
+def _factor(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number from 0 on")
+    return value
 
 
 def _names(text: str) -> List[str]:

@@ -3,52 +3,54 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import List, Sequence
 
-from fairseq_ffn.errors import UserError
+from fairseq_ffn.cli.run_arguments import add_run_arguments
 from fairseq_ffn.files import write_text
+from fairseq_ffn.latency.comparison_record import read_comparison
 from fairseq_ffn.reporting import plots, tables
 from fairseq_ffn.reporting.page import page
 from fairseq_ffn.reporting.results import collect
 from fairseq_ffn.reporting.run_directory import RunDirectory
 from fairseq_ffn.reporting.samples import Sample, choose
-from fairseq_ffn.reporting.significance import TESTS
+from fairseq_ffn.reporting.speeds import BESIDE, find_comparison
 
 logger = logging.getLogger(__name__)
 
 DESCRIPTION = """compare runs: quality, significance, speed, size, cost, translations
 
-Reads run directories: hypothesis.txt, reference.txt, source.txt; latency.json of --task
-translation_latency; checkpoints/ for size and cost; train.log for the curves. What isn't there is
-left out; scores that are missing or old are computed and written. The first directory is the
-baseline. Writes report.md, report.csv, report.tex, report.html and plots/.
+Reads run directories: hypothesis.txt, reference.txt, source.txt; speed from
+latency_comparison.json of compare-latency beside them, or latency.json of --task
+translation_latency in each; checkpoints/ for size and cost; train.log for the curves. What isn't
+there is left out; scores that are missing or of other texts are computed and written. The first
+directory is the baseline. Writes report.md, report.csv, report.tex, report.html and plots/.
 
     fairseq-ffn report runs/big runs/big_one_wide --output report"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
-    parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN_DIR", help="what to compare, the baseline first"
-    )
+    add_run_arguments(parser, "what to compare, the baseline first")
     parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="where the report goes"
     )
     parser.add_argument("--title", default="Comparison of runs", help="heading of the page")
     parser.add_argument(
-        "--test",
-        choices=tuple(TESTS),
-        default="paired-bs",
-        help="significance test, where it has to be made (default: %(default)s)",
+        "--latency-comparison",
+        type=Path,
+        metavar="FILE",
+        help="record of compare-latency --output FILE on these runs: speeds and their ratios come "
+        f"from it (default: {BESIDE} beside the run directories, if it names them all; else each "
+        "run's latency.json)",
     )
     parser.add_argument(
         "--latency-sweep",
         type=Path,
         metavar="FILE",
-        help="record of compare-latency --batch-sizes ... --output FILE, for a figure",
+        help="record of compare-latency --batch-sizes ... --output FILE, for a figure (default: "
+        "that of --latency-comparison, if it has several batch sizes)",
     )
     parser.add_argument(
         "--samples", type=int, default=8, metavar="N", help="translations to show (default: 8)"
@@ -61,8 +63,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Collect, write, say where."""
     runs = [RunDirectory(path) for path in args.runs]
-    sweep = None if args.latency_sweep is None else _read_sweep(args.latency_sweep)
-    results = collect(runs, args.test)
+    comparison = find_comparison(runs, args.latency_comparison)
+    sweep = None
+    if args.latency_sweep is not None:
+        sweep = read_comparison(args.latency_sweep)
+    elif comparison is not None and len(comparison["results"]) > 1:
+        sweep = comparison
+    results = collect(runs, args.test, comparison)
     figures = [] if args.no_plots else plots.figures(results, sweep)
     samples = choose(results, args.samples) if args.samples > 0 else []
     folder = args.output
@@ -80,17 +87,6 @@ def run(args: argparse.Namespace) -> None:
     write_text(folder / "report.html", page(args.title, results, figures, samples))
     print(table)
     print(f"Report: {folder / 'report.html'} (also .md, .csv, .tex and plots/)")
-
-
-def _read_sweep(path: Path) -> Dict[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"--latency-sweep {path}: damaged JSON ({error})") from error
-    schema = record.get("schema") if isinstance(record, dict) else None
-    if schema != "fairseq_ffn.compare_latency/1":
-        raise UserError(f"--latency-sweep {path}: not a record of fairseq-ffn compare-latency")
-    return record
 
 
 def _samples(samples: Sequence[Sample]) -> List[str]:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 from fairseq_ffn.cli.arguments import positive
+from fairseq_ffn.cli.run_arguments import add_run_arguments
 from fairseq_ffn.errors import UserError
 from fairseq_ffn.reporting.run_directory import RunDirectory
-from fairseq_ffn.reporting.score_runs import score_runs
-from fairseq_ffn.reporting.significance import TESTS
+from fairseq_ffn.reporting.score_runs import Extras, score_runs
+from fairseq_ffn.reporting.scores import signature_of
 
 DESCRIPTION = """score translations: BLEU and chrF, with significance against a baseline
 
@@ -24,18 +25,12 @@ sacreBLEU's with its defaults; they go to scores.json in each run directory, unr
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="what to score")
+    add_run_arguments(parser, "what to score")
     parser.add_argument(
         "--baseline",
         type=Path,
         metavar="RUN_DIR",
         help="test the others against this one",
-    )
-    parser.add_argument(
-        "--test",
-        choices=tuple(TESTS),
-        default="paired-bs",
-        help="paired bootstrap or paired approximate randomization (default: %(default)s)",
     )
     parser.add_argument(
         "--samples",
@@ -71,27 +66,30 @@ def run(args: argparse.Namespace) -> None:
             runs.insert(0, baseline)
         if len(runs) < 2:
             raise UserError("--baseline: name at least one other run directory to test against it")
-    records = score_runs(runs, baseline, args.test, args.samples, args.ter, args.spbleu, args.comet)
+    extras = Extras(args.ter, args.spbleu, args.comet)
+    records = score_runs(runs, baseline, args.test, args.samples, extras)
     print("\n".join(_table(runs, records)))
 
 
 def _table(runs: List[RunDirectory], records: List[Dict[str, Any]]) -> List[str]:
-    names = [name for name in ("bleu", "chrf", "spbleu", "ter", "comet") if name in records[0]]
+    names = [
+        name
+        for name in ("bleu", "chrf", "spbleu", "ter", "comet")
+        if any(name in record for record in records)
+    ]
     tested = any("significance" in record for record in records)
     titles = {"bleu": "BLEU", "chrf": "chrF", "spbleu": "spBLEU", "ter": "TER", "comet": "COMET"}
     rows = [["run", *(titles[name] for name in names)]]
     if tested:
         rows[0] += ["p (BLEU)", "p (chrF)"]
     for run, record in zip(runs, records):
-        row = [run.name, *(f"{record[name]['score']:.2f}" for name in names)]
+        row = [run.name]
+        row += [f"{record[name]['score']:.2f}" if name in record else "-" for name in names]
         if tested:
             result = record.get("significance")
             row += [f"{result[key]:.4f}" for key in ("bleu_p", "chrf_p")] if result else ["", ""]
         rows.append(row)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in rows]
-    signatures = [
-        f"{titles[name]}: {records[0][name].get('signature', records[0][name].get('model'))}"
-        for name in names
-    ]
+    signatures = [f"{titles[name]}: {signature_of(records, name)}" for name in names]
     return [*(line.rstrip() for line in lines), "", *signatures]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from fairseq import checkpoint_utils, utils
@@ -15,12 +16,15 @@ from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from omegaconf import OmegaConf
 
+from fairseq_ffn.decoding.empty_sets import refuse_empty_set
 from fairseq_ffn.decoding.measured_generator import decode, measured
 from fairseq_ffn.decoding.model_facts import architecture_of, parameters_of
 from fairseq_ffn.errors import UserError
 from fairseq_ffn.latency.clock import Clock
 from fairseq_ffn.latency.comparison import Candidate
 from fairseq_ffn.latency.protocol import spread_over
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -88,17 +92,28 @@ def load_checkpoints(
         data: folder of fairseq-preprocess.
         source: language, if not the checkpoint's.
         target: language, if not the checkpoint's.
+
+    Raises:
+        UserError: they don't translate the same pair of languages.
     """
     overrides: Dict[str, Any] = {"data": data}
     if source is not None:
         overrides.update(source_lang=source, target_lang=target)
-    loaded = []
+    loaded: List[LoadedModel] = []
+    pairs: List[str] = []
     for path, name in zip(paths, short_names(paths)):
         models, _, task = checkpoint_utils.load_model_ensemble_and_task(
             [path], arg_overrides=dict(overrides)
         )
         if not isinstance(task, TranslationTask):
             raise UserError(f"checkpoint {path}: not a model of fairseq's translation")
+        pair = f"{task.cfg.source_lang}-{task.cfg.target_lang}"
+        if loaded and pair != pairs[0]:
+            raise UserError(
+                f"checkpoint {path}: translates {pair}, but {paths[0]} {pairs[0]}; only models of "
+                "one pair decode the same sentences"
+            )
+        pairs.append(pair)
         loaded.append(LoadedModel(name, task, models[0]))
     return loaded
 
@@ -130,8 +145,17 @@ def build_untrained(
 
 
 def task_of_size(vocabulary_size: int) -> TranslationTask:
-    """A task without data, with a joined dictionary of so many symbols."""
+    """A task without data, with a joined dictionary of so many symbols.
+
+    Raises:
+        UserError: they leave no word beside the symbols that every dictionary has.
+    """
     dictionary = Dictionary()
+    if vocabulary_size <= len(dictionary):
+        raise UserError(
+            f"--vocab-size {vocabulary_size}: must be above {len(dictionary)}, since every "
+            f"dictionary has {len(dictionary)} special symbols"
+        )
     for number in range(vocabulary_size - len(dictionary)):
         dictionary.add_symbol(f"w{number}")
     return TranslationTask(_config(), dictionary, dictionary)
@@ -169,37 +193,116 @@ def short_names(names: Sequence[str]) -> List[str]:
     return short
 
 
+class SetToDecode:
+    """The sentences of a set that all models take.
+
+    Args:
+        loaded: the models; the task of the first one reads the data.
+        subset: name of the set.
+
+    Raises:
+        UserError: there is no sentence, or none that is short enough for all models.
+    """
+
+    def __init__(self, loaded: Sequence[LoadedModel], subset: str):
+        task = loaded[0].task
+        self.subset = subset
+        if subset not in task.datasets:
+            refuse_empty_set(task, subset)
+            task.load_dataset(subset)
+        self.dataset = task.dataset(subset)
+        with data_utils.numpy_seed(1):  # sentences of one length come in random order
+            order = self.dataset.ordered_indices()
+        limits = longest(loaded)
+        self.order, left_out = self.dataset.filter_indices_by_size(order, limits)
+        #: sentences that are too long for a model
+        self.left_out = len(left_out)
+        limit = f"longer than the models take ({limits[0]} source, {limits[1]} target tokens)"
+        if len(self.order) == 0:
+            raise UserError(f"--gen-subset {subset}: all {self.left_out} sentences are {limit}")
+        if self.left_out:
+            logger.warning(
+                f"{subset}: {self.left_out} of {len(self.dataset)} sentences are left out, since "
+                f"they are {limit}"
+            )
+
+    def batches(self, batch_size: int, count: int, device: torch.device) -> List[dict]:
+        """Batches of sentences of like length, as fairseq-generate makes them, spread over the set.
+
+        Args:
+            batch_size: sentences a batch; a smaller last batch is left out.
+            count: how many batches at most.
+            device: where they go.
+
+        Raises:
+            UserError: see :meth:`check_batch_size`.
+        """
+        self.check_batch_size(batch_size)
+        whole = len(self.order) // batch_size
+        chosen = [
+            self.order[number * batch_size : (number + 1) * batch_size]
+            for number in spread_over(whole, min(count, whole))
+        ]
+        return [
+            _to(device, self.dataset.collater([self.dataset[int(index)] for index in batch]))
+            for batch in chosen
+        ]
+
+    def check_batch_size(self, batch_size: int) -> None:
+        """Refuse a batch size that the set can't fill once.
+
+        Raises:
+            UserError: naming the flag.
+        """
+        if batch_size > len(self.order):
+            raise UserError(
+                f"--batch-sizes {batch_size}: the set {self.subset} has only {len(self.order)} "
+                "sentences"
+            )
+
+
 def batches_of_set(
     loaded: LoadedModel, subset: str, batch_size: int, count: int, device: torch.device
 ) -> List[dict]:
-    """Batches of sentences of like length, as fairseq-generate makes them, spread over the set.
+    """Batches for one model, see :class:`SetToDecode`."""
+    return SetToDecode([loaded], subset).batches(batch_size, count, device)
+
+
+def longest(loaded: Sequence[LoadedModel]) -> Tuple[int, int]:
+    """The most tokens of source and target that all models take, end of sentence counted."""
+    return utils.resolve_max_positions(
+        *(
+            limit
+            for one in loaded
+            for limit in (one.task.max_positions(), one.model.max_positions())
+        )
+    )
+
+
+def check_lengths(
+    loaded: Sequence[LoadedModel], source_lengths: Sequence[int], force_length: Optional[int]
+) -> None:
+    """Refuse lengths that a model doesn't take.
 
     Args:
-        loaded: a model, whose task reads the data.
-        subset: name of the set.
-        batch_size: sentences a batch.
-        count: how many batches at most.
-        device: where they go.
+        loaded: the models.
+        source_lengths: end of sentence not counted.
+        force_length: of the target, likewise, or None.
+
+    Raises:
+        UserError: naming the flag.
     """
-    task = loaded.task
-    if subset not in task.datasets:
-        task.load_dataset(subset)
-    dataset = task.dataset(subset)
-    with data_utils.numpy_seed(1):  # sentences of one length come in random order
-        order = dataset.ordered_indices()
-    limits = utils.resolve_max_positions(task.max_positions(), loaded.model.max_positions())
-    order, _ = dataset.filter_indices_by_size(order, limits)
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    if len(batches) > 1 and len(batches[-1]) < batch_size:
-        batches.pop()
-    if len(batches[0]) < batch_size:
+    source, target = longest(loaded)
+    # fairseq's search keeps one position more in reserve
+    if force_length is not None and force_length > target - 1:
         raise UserError(
-            f"--batch-sizes {batch_size}: the set {subset} has only {len(order)} sentences"
+            f"--force-length {force_length}: the models give at most {target - 1} target tokens"
         )
-    chosen = [batches[number] for number in spread_over(len(batches), min(count, len(batches)))]
-    return [
-        _to(device, dataset.collater([dataset[int(index)] for index in batch])) for batch in chosen
-    ]
+    for length in source_lengths:
+        if length > source - 1:
+            raise UserError(
+                f"--source-lengths {length}: the models take at most {source - 1} source tokens"
+            )
 
 
 def random_batches(

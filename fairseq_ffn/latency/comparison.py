@@ -13,11 +13,18 @@ import logging
 import random
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from fairseq_ffn.latency import statistics
 from fairseq_ffn.latency.clock import Clock
-from fairseq_ffn.latency.measurement import PROGRESS_SECONDS, Decoded, Timed
+from fairseq_ffn.latency.measurement import (
+    PROGRESS_SECONDS,
+    Decoded,
+    Timed,
+    time_decode,
+    time_left,
+)
 from fairseq_ffn.latency.protocol import spread_over
 
 logger = logging.getLogger(__name__)
@@ -99,35 +106,29 @@ class Interleaved:
         gc.collect()
         started = shown = time.monotonic()
         total = self.rounds * len(self.batches)
-        for done, (_, batch) in enumerate(
-            itertools.product(range(self.rounds), range(len(self.batches)))
+        for done, (round_, number) in enumerate(
+            itertools.product(range(self.rounds), range(len(self.batches))), start=1
         ):
-            if batch == 0:
+            if number == 0:
                 for timed in self.timed:
                     timed.append([])
             turns = list(range(len(self.candidates)))
             order.shuffle(turns)
-            for turn in turns:
-                begin = clock.now()
-                decoded = self.candidates[turn].decode(self.batches[batch])
-                seconds = clock.now() - begin
-                self.timed[turn][-1].append(
-                    Timed(
-                        seconds,
-                        decoded.encoder_seconds,
-                        decoded.steps,
-                        decoded.tokens,
-                        decoded.sentences,
-                    )
+            try:
+                for turn in turns:
+                    decode = partial(self.candidates[turn].decode, self.batches[number])
+                    self.timed[turn][-1].append(time_decode(clock, decode)[0])
+            except KeyboardInterrupt:
+                progress(
+                    f"latency: {label}interrupted in round {round_ + 1} of {self.rounds}, batch "
+                    f"{number + 1} of {len(self.batches)}"
                 )
+                raise
             now = time.monotonic()
             if now - shown >= PROGRESS_SECONDS:
                 shown = now
-                left = int((now - started) * (total - done - 1) / (done + 1))
-                progress(
-                    f"latency: {label}batch {done + 1} of {total}, about "
-                    f"{left // 60}:{left % 60:02d} left"
-                )
+                left = time_left(now - started, done / total)
+                progress(f"latency: {label}batch {done} of {total}, {left}")
 
     def tokens_per_second(self, model: int) -> Dict[str, object]:
         """Mean and spread over the rounds."""

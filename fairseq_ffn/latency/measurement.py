@@ -11,7 +11,7 @@ import gc
 import logging
 import time
 from dataclasses import asdict, dataclass
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from fairseq_ffn.latency.clock import Clock, PeakMemory
 
@@ -53,6 +53,23 @@ class Timed:
     def as_record(self) -> Dict[str, object]:
         """For the raw values in the record."""
         return asdict(self)
+
+
+def time_decode(clock: Clock, decode: Callable[[], Decoded]) -> Tuple[Timed, Decoded]:
+    """Decode once under the clock."""
+    begin = clock.now()
+    decoded = decode()
+    seconds = clock.now() - begin
+    timed = Timed(
+        seconds, decoded.encoder_seconds, decoded.steps, decoded.tokens, decoded.sentences
+    )
+    return timed, decoded
+
+
+def time_left(elapsed: float, share: float) -> str:
+    """How long it still takes if ``share`` of it took ``elapsed`` seconds, for a person."""
+    seconds = int(elapsed * (1 - share) / share)
+    return f"about {seconds // 60}:{seconds % 60:02d} left"
 
 
 class Measurement:
@@ -133,14 +150,8 @@ class Measurement:
         self.timed.append([])
 
     def _time(self, decode: Callable[[], Decoded]) -> Decoded:
-        begin = self.clock.now()
-        decoded = decode()
-        seconds = self.clock.now() - begin
-        self.timed[-1].append(
-            Timed(
-                seconds, decoded.encoder_seconds, decoded.steps, decoded.tokens, decoded.sentences
-            )
-        )
+        timed, decoded = time_decode(self.clock, decode)
+        self.timed[-1].append(timed)
         done = (len(self.timed) - 1) * self.batches + len(self.timed[-1])
         self._show(self.how_far(), done / (self.runs * self.batches))
         return decoded
@@ -150,8 +161,5 @@ class Measurement:
         if now - self._shown < PROGRESS_SECONDS:
             return
         self._shown = now
-        left = ""
-        if share > 0:
-            seconds = int((now - self._started) * (1 - share) / share)
-            left = f", about {seconds // 60}:{seconds % 60:02d} left"
+        left = f", {time_left(now - self._started, share)}" if share > 0 else ""
         self.progress(f"latency: {text}{left}")

@@ -13,6 +13,9 @@ from fairseq_ffn.latency.measurement import Timed
 from fairseq_ffn.latency.protocol import Protocol
 
 SCHEMA = "fairseq_ffn.latency/1"
+#: what every record has, and what reports read
+_KEYS = {"checkpoint", "arch", "parameters", "protocol", "tokens_per_second", "tokens", "sentences"}
+_PROTOCOL = {"device", "threads", "dtype", "batch_size", "max_tokens", "beam", "runs"}
 
 
 def build_record(
@@ -126,7 +129,7 @@ def read_record(path: Path) -> Dict[str, Any]:
     """Read ``latency.json``.
 
     Raises:
-        UserError: it isn't one, or of another schema.
+        UserError: it isn't one, of another schema, or incomplete.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -135,6 +138,13 @@ def read_record(path: Path) -> Dict[str, Any]:
     schema = record.get("schema") if isinstance(record, dict) else None
     if schema != SCHEMA:
         raise UserError(f"{path}: not a latency record (schema {schema!r}, expected {SCHEMA!r})")
+    try:
+        float(record["tokens_per_second"]["mean"])
+        missing = _KEYS - record.keys() | _PROTOCOL - record["protocol"].keys()
+    except (LookupError, TypeError, AttributeError):
+        missing = {"tokens_per_second or protocol"}
+    if missing:
+        raise UserError(f"{path}: the record has no {', '.join(sorted(missing))}; measure again")
     return record
 
 

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from fairseq_ffn.errors import UserError
+from fairseq_ffn.latency.comparison_record import model_names, ratio_of
 from fairseq_ffn.reporting.results import Result
 
 #: told apart by people with any colour vision, on light and on dark (Okabe and Ito)
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A00")
 MARKERS = "osD^vPX*"
+DASHES = ("-", "--", ":", "-.")
 #: stands for the colour of the text, which the page decides
 _INK = "#010203"
 
@@ -72,12 +74,14 @@ def figures(results: Sequence[Result], sweep: Optional[Dict[str, Any]] = None) -
                     _pareto(points, label, more),
                 )
             )
-    if sweep is not None:
+    if sweep is not None and len(model_names(sweep)) > 1:
         found.append(
             Figure(
                 "batch_sizes",
                 "Speed by batch size",
-                "Tokens/s relative to the first model, with 95% intervals; above 1 is faster.",
+                "Tokens/s relative to the first model, with 95% intervals; above 1 is faster. "
+                "Colours are models"
+                + (", dashes source lengths." if len(_source_lengths(sweep)) > 1 else "."),
                 _batch_sizes(sweep),
             )
         )
@@ -209,33 +213,31 @@ def _pareto(
 
 
 def _batch_sizes(sweep: Dict[str, Any]) -> Callable[[Any], None]:
+    """One line per model and source length."""
+
     def draw(axes: Any) -> None:
-        names = [model["name"] for model in sweep["models"]]
-        tables = [table for table in sweep["results"] if table["source_length"] is None]
-        tables = tables or sweep["results"]
-        sizes = [table["batch_size"] for table in tables]
+        names = model_names(sweep)
+        lengths = _source_lengths(sweep)
         axes.axhline(1.0, color="#888888", linewidth=1)
-        for index, name in enumerate(names[1:], start=1):
-            ratios = [
-                next(
-                    ratio
-                    for ratio in table["ratios"]
-                    if ratio["name"] == name and ratio["baseline"] == names[0]
+        for model, name in enumerate(names[1:], start=1):
+            for number, length in enumerate(lengths):
+                tables = [table for table in sweep["results"] if table["source_length"] == length]
+                tables.sort(key=lambda table: table["batch_size"])
+                ratios = [ratio_of(table, name, names[0]) for table in tables]
+                axes.errorbar(
+                    [table["batch_size"] for table in tables],
+                    [ratio.ratio for ratio in ratios],
+                    yerr=[
+                        [ratio.ratio - ratio.low for ratio in ratios],
+                        [ratio.high - ratio.ratio for ratio in ratios],
+                    ],
+                    capsize=3,
+                    label=name if len(lengths) == 1 else f"{name}, {length} source tokens",
+                    color=COLOURS[model % len(COLOURS)],
+                    marker=MARKERS[number % len(MARKERS)],
+                    linestyle=DASHES[number % len(DASHES)],
                 )
-                for table in tables
-            ]
-            style = _style(index)
-            axes.errorbar(
-                sizes,
-                [ratio["ratio"] for ratio in ratios],
-                yerr=[
-                    [ratio["ratio"] - ratio["low"] for ratio in ratios],
-                    [ratio["high"] - ratio["ratio"] for ratio in ratios],
-                ],
-                capsize=3,
-                label=name,
-                **style,
-            )
+        sizes = sorted({table["batch_size"] for table in sweep["results"]})
         axes.set_xscale("log", base=2)
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.set_xlabel("sentences a batch")
@@ -243,6 +245,11 @@ def _batch_sizes(sweep: Dict[str, Any]) -> Callable[[Any], None]:
         axes.legend(frameon=False, fontsize=9)
 
     return draw
+
+
+def _source_lengths(sweep: Dict[str, Any]) -> List[Optional[int]]:
+    """In the order of the record; ``[None]`` for real text."""
+    return list(dict.fromkeys(table["source_length"] for table in sweep["results"]))
 
 
 def _lines(

@@ -10,7 +10,14 @@ from fairseq_ffn.errors import UserError
 from fairseq_ffn.latency.record import read_record
 from fairseq_ffn.reporting.model_costs import ModelCosts, costs_of_checkpoint
 from fairseq_ffn.reporting.run_directory import RunDirectory, Texts
-from fairseq_ffn.reporting.score_runs import score_runs
+from fairseq_ffn.reporting.score_runs import (
+    Extras,
+    are_scores_of,
+    check_references,
+    is_test_against,
+    score_runs,
+)
+from fairseq_ffn.reporting.speeds import Speed, speeds
 from fairseq_ffn.reporting.training_log import Curves, read_curves
 
 logger = logging.getLogger(__name__)
@@ -28,6 +35,7 @@ class Result:
         texts: hypotheses, references, sources.
         scores: ``scores.json``.
         latency: ``latency.json``.
+        speed: from a comparison of all runs, or from ``latency``.
         costs: size and cost of the model.
         curves: of the training.
     """
@@ -36,13 +44,14 @@ class Result:
     texts: Texts
     scores: Dict[str, Any]
     latency: Optional[Dict[str, Any]]
+    speed: Optional[Speed]
     costs: Optional[ModelCosts]
     curves: Optional[Curves]
 
     @property
     def tokens_per_second(self) -> Optional[float]:
         """Mean over the runs of the measurement."""
-        return None if self.latency is None else self.latency["tokens_per_second"]["mean"]
+        return None if self.speed is None else self.speed.mean
 
     @property
     def parameters(self) -> Optional[Dict[str, int]]:
@@ -64,10 +73,20 @@ class Result:
         return found is not None and found[f"{metric}_p"] < SIGNIFICANT
 
 
-def collect(runs: Sequence[RunDirectory], test: str = "paired-bs") -> List[Result]:
+def collect(
+    runs: Sequence[RunDirectory],
+    test: str = "paired-bs",
+    comparison: Optional[Dict[str, Any]] = None,
+) -> List[Result]:
     """Read all that the runs hold; the first is the baseline.
 
-    Scores or significance that are missing, or older than the texts, are computed and written.
+    Scores or significance that are missing, or of other texts, another baseline or another test,
+    are computed and written.
+
+    Args:
+        runs: the run directories.
+        test: a key of ``significance.TESTS``.
+        comparison: of the speed of all runs, see ``speeds.find_comparison``.
 
     Raises:
         UserError: texts are missing or don't fit, or a file is damaged.
@@ -79,18 +98,20 @@ def collect(runs: Sequence[RunDirectory], test: str = "paired-bs") -> List[Resul
             f"two run directories are called {double}; a report needs names that differ"
         )
     texts = [run.texts() for run in runs]
+    check_references(runs, texts, 0)
     records = [run.read_json(run.scores) for run in runs]
-    if not all(_fresh(run, record, runs[0]) for run, record in zip(runs, records)):
-        options = [record for record in records if record is not None]
-        records = score_runs(
-            runs,
-            runs[0] if len(runs) > 1 else None,
-            test,
-            ter=any("ter" in record for record in options),
-        )
+    if not all(are_scores_of(record, text) for record, text in zip(records, texts)) or not all(
+        is_test_against(record, runs[0], texts[0], test) for record in records[1:]
+    ):
+        extras = Extras.of([record for record in records if record is not None])
+        baseline = runs[0] if len(runs) > 1 else None
+        records = score_runs(runs, baseline, test, extras=extras, again=True)
+    records[0].pop("significance", None)  # against the baseline of another report
+    latencies = [read_record(run.latency) if run.latency.is_file() else None for run in runs]
     results = []
-    for run, text, record in zip(runs, texts, records):
-        latency = read_record(run.latency) if run.latency.is_file() else None
+    for run, text, record, latency, speed in zip(
+        runs, texts, records, latencies, speeds(names, latencies, comparison)
+    ):
         checkpoint = run.checkpoint
         results.append(
             Result(
@@ -98,23 +119,9 @@ def collect(runs: Sequence[RunDirectory], test: str = "paired-bs") -> List[Resul
                 text,
                 record,
                 latency,
+                speed,
                 None if checkpoint is None else costs_of_checkpoint(checkpoint),
                 read_curves(run.train_log) if run.train_log.is_file() else None,
             )
         )
     return results
-
-
-def _fresh(run: RunDirectory, record: Optional[Dict[str, Any]], baseline: RunDirectory) -> bool:
-    if record is None or "bleu" not in record or "chrf" not in record:
-        return False
-    written = run.scores.stat().st_mtime
-    texts = [run.path / "hypothesis.txt", *run.path.glob("reference*.txt")]
-    if any(path.is_file() and path.stat().st_mtime > written for path in texts):
-        return False
-    if run.path.resolve() == baseline.path.resolve():
-        return True
-    found = record.get("significance")
-    other = baseline.path / "hypothesis.txt"
-    newer = other.is_file() and other.stat().st_mtime > written
-    return found is not None and found["baseline"] == baseline.name and not newer

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-from fairseq_ffn.errors import UserError
+from fairseq_ffn.errors import UserError, printable
 from fairseq_ffn.files import read_lines, write_lines
 from fairseq_ffn.reporting.hypotheses import read_hypotheses
 
@@ -48,7 +49,7 @@ class RunDirectory:
     @property
     def name(self) -> str:
         """For tables."""
-        return self.path.absolute().name
+        return printable(os.path.basename(os.path.abspath(self.path)))
 
     @property
     def checkpoint(self) -> Optional[Path]:

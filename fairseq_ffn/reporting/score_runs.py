@@ -1,17 +1,61 @@
-"""Scores of several run directories, and significance against one of them, as ``scores.json``."""
+"""Scores of several run directories, and significance against one of them, as ``scores.json``.
+
+A score belongs to texts, and is kept as long as these are the same (``texts_sha256``).
+"""
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from typing import Any, Dict, List, Optional, Sequence
+import re
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from fairseq_ffn.errors import UserError
 from fairseq_ffn.files import write_json
 from fairseq_ffn.reporting.run_directory import RunDirectory, Texts
-from fairseq_ffn.reporting.scores import comet, score
+from fairseq_ffn.reporting.scores import comet, score, spbleu, ter
 from fairseq_ffn.reporting.significance import TESTS, compare
 
 logger = logging.getLogger(__name__)
+
+#: metrics that aren't always computed
+_EXTRA = ("spbleu", "ter", "comet")
+
+
+@dataclass(frozen=True)
+class Extras:
+    """Metrics besides BLEU and chrF.
+
+    Args:
+        ter: translation edit rate.
+        spbleu: tokenizer of spBLEU, or None.
+        comet: model of COMET, or None.
+    """
+
+    ter: bool = False
+    spbleu: Optional[str] = None
+    comet: Optional[str] = None
+
+    @classmethod
+    def of(cls, records: Sequence[Dict[str, Any]]) -> Extras:
+        """What former records have; if their models differ, the first one's."""
+        tokenizers = [
+            found.group(1)
+            for record in records
+            if _is_score(record.get("spbleu"))
+            and (found := re.search(r"\btok:(\w+)", str(record["spbleu"].get("signature"))))
+        ]
+        models = [
+            record["comet"]["model"]
+            for record in records
+            if _is_score(record.get("comet")) and isinstance(record["comet"].get("model"), str)
+        ]
+        return cls(
+            any(_is_score(record.get("ter")) for record in records),
+            next(iter(tokenizers), None),
+            next(iter(models), None),
+        )
 
 
 def score_runs(
@@ -19,20 +63,21 @@ def score_runs(
     baseline: Optional[RunDirectory] = None,
     test: str = "paired-bs",
     samples: int = 0,
-    ter: bool = False,
-    spbleu: Optional[str] = None,
-    comet_model: Optional[str] = None,
+    extras: Extras = Extras(),  # noqa: B008  (frozen)
+    again: bool = False,
 ) -> List[Dict[str, Any]]:
     """Score every run, test all others against the baseline, and write the records.
+
+    Further metrics that a former record has of the same texts stay in it.
 
     Args:
         runs: what to score; the baseline is one of them.
         baseline: what to test against, or None for no test.
         test: a key of ``significance.TESTS``.
         samples: resamples or trials; 0 means sacreBLEU's default.
-        ter: see ``scores.score``.
-        spbleu: see ``scores.score``.
-        comet_model: see ``scores.comet``.
+        extras: further metrics.
+        again: the extras are those of former records; one that can't be had here is left out with
+            a warning.
 
     Raises:
         UserError: a file is missing or damaged, or runs with different references are compared.
@@ -41,14 +86,11 @@ def score_runs(
     texts = [run.texts() for run in runs]
     first = None if baseline is None else _position(baseline, runs)
     if first is not None:
-        _check_references(runs, texts, first)
+        check_references(runs, texts, first)
     records = []
     for run, text in zip(runs, texts):
         logger.info(f"scoring {run.path}")
-        record = score(text.hypotheses, text.references, ter, spbleu)
-        if comet_model is not None:
-            record["comet"] = comet(text.sources, text.hypotheses, text.references, comet_model)
-        records.append(record)
+        records.append(_score(run, text, extras, again))
     if first is not None:
         others = [number for number in range(len(runs)) if number != first]
         logger.info(f"testing {len(others)} against {runs[first].path}: {TESTS[test][1]}")
@@ -60,10 +102,98 @@ def score_runs(
             samples,
         )
         for number, result in zip(others, results):
+            # a name can come to mean another run
+            result["baseline_texts_sha256"] = records[first]["texts_sha256"]
             records[number]["significance"] = result
     for run, record in zip(runs, records):
         write_json(run.scores, record)
     return records
+
+
+def are_scores_of(record: Optional[Dict[str, Any]], texts: Texts) -> bool:
+    """Whether a record holds BLEU and chrF of these texts."""
+    return (
+        record is not None
+        and record.get("texts_sha256") == digest(texts)
+        and _is_score(record.get("bleu"))
+        and _is_score(record.get("chrf"))
+    )
+
+
+def is_test_against(
+    record: Dict[str, Any], baseline: RunDirectory, texts: Texts, test: str
+) -> bool:
+    """Whether a record that ``are_scores_of`` its texts has this test against this baseline.
+
+    Args:
+        record: of the other run.
+        baseline: what it has to be compared with.
+        texts: of the baseline.
+        test: a key of ``significance.TESTS``.
+    """
+    found = record.get("significance")
+    wanted = {
+        "baseline": baseline.name,
+        "baseline_texts_sha256": digest(texts),
+        "test": TESTS[test][1],
+    }
+    return (
+        isinstance(found, dict)
+        and all(found.get(key) == wanted[key] for key in wanted)
+        and all(isinstance(found.get(f"{metric}_p"), float) for metric in ("bleu", "chrf"))
+    )
+
+
+def digest(texts: Texts) -> str:
+    """SHA-256 of hypotheses and references; no line has a line feed in it."""
+    sides = [texts.hypotheses, *texts.references]
+    return hashlib.sha256(
+        "".join(f"{len(side)}\n" + "".join(f"{line}\n" for line in side) for side in sides).encode()
+    ).hexdigest()
+
+
+def check_references(runs: Sequence[RunDirectory], texts: Sequence[Texts], first: int) -> None:
+    """Refuse runs that have other references than ``runs[first]``.
+
+    Raises:
+        UserError: naming both.
+    """
+    for run, text in zip(runs, texts):
+        if text.references != texts[first].references:
+            raise UserError(
+                f"{run.path}: its references differ from those of {runs[first].path}, so the two "
+                "can't be compared"
+            )
+
+
+def _score(run: RunDirectory, text: Texts, extras: Extras, again: bool) -> Dict[str, Any]:
+    record = {**score(text.hypotheses, text.references), "texts_sha256": digest(text)}
+    former = run.read_json(run.scores) or {}
+    if former.get("texts_sha256") == record["texts_sha256"]:
+        record.update({key: former[key] for key in _EXTRA if _is_score(former.get(key))})
+    held = Extras.of([record])
+    wanted: Dict[str, Callable[[], Dict[str, Any]]] = {}
+    if extras.ter and not held.ter:
+        wanted["ter"] = lambda: ter(text.hypotheses, text.references)
+    if extras.spbleu not in (None, held.spbleu):
+        wanted["spbleu"] = lambda: spbleu(text.hypotheses, text.references, extras.spbleu)
+    if extras.comet not in (None, held.comet):
+        wanted["comet"] = lambda: comet(
+            text.sources, text.hypotheses, text.references, extras.comet
+        )
+    for name, compute in wanted.items():
+        try:
+            record[name] = compute()
+        except UserError as error:
+            if not again:
+                raise
+            stays = "stays with its former model" if name in record else "is left out"
+            logger.warning(f"{run.path}: {name} {stays}, since it can't be computed here: {error}")
+    return record
+
+
+def _is_score(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("score"), (int, float))
 
 
 def _position(run: RunDirectory, runs: Sequence[RunDirectory]) -> int:
@@ -71,12 +201,3 @@ def _position(run: RunDirectory, runs: Sequence[RunDirectory]) -> int:
         if other.path.resolve() == run.path.resolve():
             return number
     raise ValueError(f"{run.path} is not among the runs")
-
-
-def _check_references(runs: Sequence[RunDirectory], texts: Sequence[Texts], first: int) -> None:
-    for run, text in zip(runs, texts):
-        if text.references != texts[first].references:
-            raise UserError(
-                f"{run.path}: its references differ from those of {runs[first].path}, so the two "
-                "can't be compared"
-            )

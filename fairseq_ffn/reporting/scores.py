@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence
 
 from sacrebleu.metrics import BLEU, CHRF, TER
 from sacrebleu.metrics.base import Metric
@@ -10,28 +10,19 @@ from sacrebleu.metrics.base import Metric
 from fairseq_ffn.errors import UserError
 
 
-def score(
-    hypotheses: Sequence[str],
-    references: Sequence[Sequence[str]],
-    ter: bool = False,
-    spbleu: Optional[str] = None,
-) -> Dict[str, Any]:
-    """Score detokenised text with sacreBLEU's defaults.
+def score(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Dict[str, Any]:
+    """BLEU and chrF of detokenised text, with sacreBLEU's defaults.
 
     Args:
         hypotheses: one per segment.
         references: one list per reference, each with one line per segment.
-        ter: translation edit rate as well.
-        spbleu: BLEU over sentencepiece tokens as well, by the tokenizer ``flores101`` (the
-            paper's) or ``flores200``.
 
     Returns:
-        ``bleu``, ``chrf`` and what was asked for, each with ``score`` (unrounded) and sacreBLEU's
-        ``signature``; ``sentences``; ``references``.
+        ``bleu`` and ``chrf``, each with ``score`` (unrounded) and sacreBLEU's ``signature``;
+        ``sentences``; ``references``.
 
     Raises:
-        UserError: sides of different length, nothing to score, or a tokenizer's model can't be
-            had.
+        UserError: sides of different length, or nothing to score.
     """
     if not hypotheses:
         raise UserError("nothing to score: there are no hypotheses")
@@ -41,20 +32,40 @@ def score(
                 f"reference {number} has {len(reference)} lines, but there are {len(hypotheses)} "
                 "hypotheses"
             )
-    metrics: Dict[str, Callable[[], Metric]] = {"bleu": BLEU, "chrf": CHRF}
-    if spbleu is not None:
-        metrics["spbleu"] = lambda: _spbleu(spbleu)
-    if ter:
-        metrics["ter"] = TER
-    record: Dict[str, Any] = {}
-    streams: List[Sequence[str]] = list(references)
-    for name, build in metrics.items():
-        metric = build()
-        result = metric.corpus_score(list(hypotheses), streams)
-        record[name] = {"score": result.score, "signature": str(metric.get_signature())}
-    record["sentences"] = len(hypotheses)
-    record["references"] = len(references)
-    return record
+    return {
+        "bleu": _corpus_score(BLEU(), hypotheses, references),
+        "chrf": _corpus_score(CHRF(), hypotheses, references),
+        "sentences": len(hypotheses),
+        "references": len(references),
+    }
+
+
+def ter(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Dict[str, Any]:
+    """Translation edit rate: ``score`` and ``signature``."""
+    return _corpus_score(TER(), hypotheses, references)
+
+
+def spbleu(
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]], tokenizer: str
+) -> Dict[str, Any]:
+    """BLEU over sentencepiece tokens: ``score`` and ``signature``.
+
+    Args:
+        hypotheses: one per segment.
+        references: one list per reference.
+        tokenizer: ``flores101`` (the paper's) or ``flores200``.
+
+    Raises:
+        UserError: the tokenizer's model can't be had.
+    """
+    try:
+        metric = BLEU(tokenize=tokenizer)
+    except Exception as error:  # sacreBLEU downloads the model, and fails in many ways
+        raise UserError(
+            f"--spbleu {tokenizer}: its sentencepiece model can't be downloaded ({error}); on a "
+            "machine with internet run sacrebleu --tokenize once and copy ~/.sacrebleu/models"
+        ) from error
+    return _corpus_score(metric, hypotheses, references)
 
 
 def comet(
@@ -99,11 +110,15 @@ def comet(
     return {"score": 100 * float(output.system_score), "model": model}
 
 
-def _spbleu(tokenizer: str) -> Metric:
-    try:
-        return BLEU(tokenize=tokenizer)
-    except Exception as error:  # sacreBLEU downloads the tokenizer's model, and fails in many ways
-        raise UserError(
-            f"--spbleu {tokenizer}: its sentencepiece model can't be downloaded ({error}); on a "
-            "machine with internet run sacrebleu --tokenize once and copy ~/.sacrebleu/models"
-        ) from error
+def signature_of(records: Sequence[Dict[str, Any]], metric: str) -> str:
+    """How the scores of a metric were computed: sacreBLEU's signature, or the model of COMET."""
+    found = [record[metric] for record in records if metric in record]
+    names = [str(one.get("signature", one.get("model"))) for one in found]
+    return " / ".join(dict.fromkeys(names))
+
+
+def _corpus_score(
+    metric: Metric, hypotheses: Sequence[str], references: Sequence[Sequence[str]]
+) -> Dict[str, Any]:
+    result = metric.corpus_score(list(hypotheses), list(references))
+    return {"score": result.score, "signature": str(metric.get_signature())}

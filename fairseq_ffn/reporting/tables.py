@@ -7,7 +7,22 @@ import io
 from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional, Sequence
 
+from fairseq_ffn.reporting import speeds
 from fairseq_ffn.reporting.results import SIGNIFICANT, Result
+from fairseq_ffn.reporting.scores import signature_of
+
+#: what LaTeX takes as commands, or doesn't have in its usual font encoding
+_TEX = {
+    **{letter: f"\\{letter}" for letter in "{}$&#_%"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "†": r"$^\dagger$",
+}
 
 
 @dataclass(frozen=True)
@@ -51,13 +66,16 @@ def columns_of(results: Sequence[Result]) -> List[Column]:
         return lambda result: f"{metric(name)(result):.1f}{'†' if result.differs(name) else ''}"
 
     def speed(result: Result) -> str:
-        record = result.latency["tokens_per_second"]
-        return f"{record['mean']:.1f}" + (f" ± {record['std']:.1f}" if record["std"] else "")
+        std = result.speed.std
+        return f"{result.speed.mean:.1f}" + ("" if std is None else f" ± {std:.1f}")
 
     def relative(result: Result) -> Optional[float]:
-        if result.tokens_per_second is None or baseline.tokens_per_second is None:
-            return None
-        return result.tokens_per_second / baseline.tokens_per_second
+        return None if result.speed is None else result.speed.ratio
+
+    def relative_text(result: Result) -> str:
+        ends = result.speed.interval
+        interval = "" if ends is None else f" [{ends[0]:.2f}, {ends[1]:.2f}]"
+        return f"{result.speed.ratio:.2f}x{interval}"
 
     def millions(value: Callable[[Result], Optional[float]]) -> Callable[[Result], str]:
         return lambda result: f"{value(result) / 1e6:.4g}M"
@@ -74,7 +92,7 @@ def columns_of(results: Sequence[Result]) -> List[Column]:
         columns.append(Column(name, title, value, _fixed(value, 1), better))
     columns += [
         Column("tokens_per_second", "tokens/s", lambda r: r.tokens_per_second, speed, 1),
-        Column("relative_speed", "speed", relative, _fixed(relative, 2, "x"), 1),
+        Column("relative_speed", "speed", relative, relative_text, 1),
         Column("parameters", "parameters", parameters("total"), millions(parameters("total")), -1),
         Column("parameters_percent", "%", share("total"), _fixed(share("total"), 0), -1),
         Column("body_parameters", "body", parameters("body"), millions(parameters("body")), -1),
@@ -102,7 +120,7 @@ def markdown(results: Sequence[Result]) -> str:
         "| --- |" + " ---: |" * len(columns),
     ]
     for result, row in zip(results, cells(results, columns)):
-        lines.append(f"| {_escape(result.name, '|')} | " + " | ".join(row) + " |")
+        lines.append(f"| {_md(result.name)} | " + " | ".join(row) + " |")
     return "\n".join([*lines, "", *(f"{note}  " for note in notes(results)), ""])
 
 
@@ -111,15 +129,18 @@ def to_csv(results: Sequence[Result]) -> str:
     columns = columns_of(results)
     output = io.StringIO()
     writer = csv.writer(output, lineterminator="\n")
-    writer.writerow(["run", *(column.key for column in columns), "bleu_p", "chrf_p"])
+    more = ["bleu_p", "chrf_p", "relative_speed_low", "relative_speed_high"]
+    writer.writerow(["run", *(column.key for column in columns), *more])
     for result in results:
         found: Dict[str, float] = result.scores.get("significance") or {}
+        ends = result.speed.interval if result.speed is not None else None
         writer.writerow(
             [
                 result.name,
                 *(column.value(result) for column in columns),
                 found.get("bleu_p"),
                 found.get("chrf_p"),
+                *(ends or (None, None)),
             ]
         )
     return output.getvalue()
@@ -137,7 +158,10 @@ def latex(results: Sequence[Result]) -> str:
         "\\midrule",
     ]
     for result, row in zip(results, cells(results, columns)):
-        lines.append(" & ".join([_tex(result.name), *(_tex(cell) for cell in row)]) + " \\\\")
+        name = _tex(result.name)
+        if name[:1] in "[*":  # else it's an argument of the line's end before it
+            name = "{}" + name
+        lines.append(" & ".join([name, *(_tex(cell) for cell in row)]) + " \\\\")
     lines += ["\\bottomrule", "\\end{tabular}"]
     return "\n".join([*lines, *(f"% {note}" for note in notes(results)), ""])
 
@@ -151,6 +175,9 @@ def notes(results: Sequence[Result]) -> List[str]:
         f"{scores['sentences']} sentences, {scores['references']} "
         f"reference{'s' if scores['references'] > 1 else ''}."
     ]
+    for name, title in (("spbleu", "spBLEU"), ("ter", "TER"), ("comet", "COMET")):
+        if any(name in result.scores for result in results):
+            lines.append(f"{title}: {signature_of([result.scores for result in results], name)}.")
     for result in results:
         found = result.scores.get("significance")
         if found:
@@ -159,16 +186,7 @@ def notes(results: Sequence[Result]) -> List[str]:
                 f"({found['test']}, {found['samples']} samples)."
             )
             break
-    protocols = {_protocol(result.latency) for result in results if result.latency is not None}
-    for protocol in sorted(protocols):
-        lines.append(f"tokens/s: {protocol}.")
-    if sum(result.latency is not None for result in results) > 1:
-        lines.append(
-            "speed: ratio of those means; they are from measurements one after the other, and "
-            "machines drift. fairseq-ffn compare-latency measures the models in turn."
-        )
-    if len(protocols) > 1:
-        lines.append("The speeds were measured in different ways and can't be compared.")
+    lines += speeds.notes([result.speed for result in results])
     if any(result.costs is not None for result in results):
         lines.append(
             "body: parameters without embeddings and output projection; multiply-adds: matrix "
@@ -178,32 +196,13 @@ def notes(results: Sequence[Result]) -> List[str]:
     return lines
 
 
-def _protocol(record: Dict[str, object]) -> str:
-    protocol = record["protocol"]
-    batch = (
-        f"batch {protocol['batch_size']}"
-        if protocol["batch_size"]
-        else f"batches of {protocol['max_tokens']} tokens"
-    )
-    threads = protocol["threads"]
-    return (
-        f"{batch}, beam {protocol['beam']}, {protocol['device']}, {threads} "
-        f"thread{'s' if threads > 1 else ''}, {protocol['dtype']}, mean and standard deviation of "
-        f"{protocol['runs']} runs over {record['sentences']} sentences"
-    )
+def _fixed(value: Callable[[Result], Optional[float]], digits: int) -> Callable[[Result], str]:
+    return lambda result: f"{value(result):.{digits}f}"
 
 
-def _fixed(
-    value: Callable[[Result], Optional[float]], digits: int, unit: str = ""
-) -> Callable[[Result], str]:
-    return lambda result: f"{value(result):.{digits}f}{unit}"
-
-
-def _escape(text: str, letters: str) -> str:
-    return "".join(f"\\{letter}" if letter in letters else letter for letter in text)
+def _md(text: str) -> str:
+    return "".join(f"\\{letter}" if letter in "\\|<" else letter for letter in text)
 
 
 def _tex(text: str) -> str:
-    text = text.replace("\\", "\\textbackslash ")
-    text = _escape(text, "%_&#${}")
-    return text.replace("±", "$\\pm$").replace("†", "$^\\dagger$").replace("~", "\\textasciitilde ")
+    return "".join(_TEX.get(letter, letter) for letter in text)

@@ -21,6 +21,7 @@ from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from omegaconf import II
 
+from fairseq_ffn.decoding.empty_sets import refuse_empty_set
 from fairseq_ffn.decoding.measured_generator import decode, measured
 from fairseq_ffn.decoding.model_facts import architecture_of, parameters_of
 from fairseq_ffn.errors import UserError
@@ -107,6 +108,11 @@ class TranslationLatencyTask(TranslationTask):
             "--task translation for interactive translation"
         )
 
+    def load_dataset(self, split: str, *args: Any, **kwargs: Any) -> None:
+        """fairseq's."""
+        refuse_empty_set(self, split)
+        super().load_dataset(split, *args, **kwargs)
+
     def get_batch_iterator(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         """fairseq's iterator; remembers the batches that it will give."""
         iterator = super().get_batch_iterator(dataset, *args, **kwargs)
@@ -121,7 +127,8 @@ class TranslationLatencyTask(TranslationTask):
         if sentences < len(dataset):
             logger.warning(
                 f"latency: fairseq leaves out {len(dataset) - sentences} of {len(dataset)} "
-                "sentences; --required-batch-size-multiple 1 keeps a last batch of any size"
+                "sentences: too long for a model, or of a last batch that "
+                "--required-batch-size-multiple 1 keeps"
             )
         return _IteratorWithEnd(iterator, self._repeat_and_report)
 

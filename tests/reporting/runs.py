@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
-from typing import Optional
+from typing import Mapping, Optional, Sequence
 
 WORDS = ("der", "die", "das", "Haus", "Baum", "geht", "steht", "rot", "heute", "nicht", "immer")
 _NUMBERS = random.Random(7)
@@ -43,6 +43,7 @@ def latency_record(speed: float) -> dict:
     """As much of a latency record as reports read."""
     return {
         "schema": "fairseq_ffn.latency/1",
+        "checkpoint": "a.pt",
         "arch": "transformer",
         "parameters": {"total": 2_000_000, "body": 1_000_000},
         "protocol": {
@@ -55,7 +56,56 @@ def latency_record(speed: float) -> dict:
             "runs": 3,
         },
         "tokens_per_second": {"mean": speed, "std": 1.25, "runs": [speed] * 3},
+        "tokens": 500,
         "sentences": 40,
+    }
+
+
+def comparison_record(
+    speeds: Mapping[str, float], batch_sizes: Sequence[int] = (1,), lengths: Sequence = (None,)
+) -> dict:
+    """As much of a record of compare-latency as reports read; a ratio's interval is 10% each way.
+
+    The larger the batch and the longer the source, the nearer to each other are the models.
+    """
+    names = list(speeds)
+
+    def table(size, length):
+        speed = {n: 100 + (speeds[n] - 100) / size / (length or 1) for n in names}
+        ratios = [
+            {
+                "name": name,
+                "baseline": baseline,
+                "ratio": speed[name] / speed[baseline],
+                "low": 0.9 * speed[name] / speed[baseline],
+                "high": 1.1 * speed[name] / speed[baseline],
+            }
+            for index, name in enumerate(names)
+            for baseline in names[:index]
+        ]
+        models = [
+            {"name": name, "tokens_per_second": {"mean": speed[name], "std": 2.5}} for name in names
+        ]
+        return {
+            "batch_size": size,
+            "source_length": length,
+            "batches": 20,
+            "models": models,
+            "ratios": ratios,
+        }
+
+    return {
+        "schema": "fairseq_ffn.compare_latency/1",
+        "models": [{"name": name} for name in names],
+        "protocol": {
+            "device": "cpu",
+            "threads": 1,
+            "dtype": "float32",
+            "beam": 5,
+            "rounds": 3,
+            "force_length": None,
+        },
+        "results": [table(size, length) for length in lengths for size in batch_sizes],
     }
 
 

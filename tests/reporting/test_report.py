@@ -5,19 +5,22 @@ import io
 import json
 import os
 import re
+import sys
 from html.parser import HTMLParser
 
 import pytest
 
 from fairseq_ffn.cli.main import main
 from fairseq_ffn.errors import UserError
-from fairseq_ffn.reporting import tables
+from fairseq_ffn.reporting import plots, tables
+from fairseq_ffn.reporting import score_runs as score_runs_module
 from fairseq_ffn.reporting.plots import pareto_front, smooth
 from fairseq_ffn.reporting.results import collect
 from fairseq_ffn.reporting.run_directory import RunDirectory
 from fairseq_ffn.reporting.samples import choose, marked
+from fairseq_ffn.reporting.significance import compare
 from fairseq_ffn.reporting.training_log import read_curves
-from reporting.runs import make_run
+from reporting.runs import comparison_record, make_run
 
 JSON_LOG = """2026 | INFO | train_inner | {"loss": "9.5", "nll_loss": "9", "num_updates": "10"}
 2026 | INFO | train_inner | {"loss": "7.5", "nll_loss": "7", "num_updates": "20"}
@@ -59,26 +62,276 @@ def test_tables_hold_the_same_figures(runs):
     assert re.search(r"\d\d\.\d† \| \d\d\.\d† \| - \| - \|", lines[4]), lines[4]
     assert any("p < 0.05 (paired bootstrap, 1000 samples)" in line for line in lines)
     tex = tables.latex(results)
-    assert r"no <b>\&\_speed" in tex and r"124.0 $\pm$ 1.2" in tex and r"$^\dagger$" in tex
+    assert (
+        r"no \textless{}b\textgreater{}\&\_speed" in tex
+        and r"124.0 $\pm$ 1.2" in tex
+        and r"$^\dagger$" in tex
+    )
     body = tex[tex.index("\\midrule") : tex.index("\\bottomrule")]
     assert {line.count("&") - line.count(r"\&") for line in body.splitlines()[1:]} == {
         tex.splitlines()[3].count("&")
     }
 
 
+def add_to_scores(run, **more):
+    path = run / "scores.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **more}))
+
+
+def spoil(run):
+    text = (run / "hypothesis.txt").read_text().splitlines()
+    (run / "hypothesis.txt").write_text("".join(f"falsch {line}\n" for line in text))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("50%_a&b#c$", r"50\%\_a\&b\#c\$"),
+        ("x^2~y", r"x\textasciicircum{}2\textasciitilde{}y"),
+        ("a\\b{c}", r"a\textbackslash{}b\{c\}"),
+        ("a<b>c|d", r"a\textless{}b\textgreater{}c\textbar{}d"),
+        # a line's end takes these as its argument
+        ("[1ex]", "{}[1ex]"),
+        ("*", "{}*"),
+        ("a\nb", "a?b"),
+    ],
+)
+def test_names_mean_nothing_to_latex(tmp_path, name, expected):
+    lines = tables.latex(results_of([make_run(tmp_path / name, 1)])).splitlines()
+    row = lines[lines.index("\\midrule") + 1]
+    assert row.startswith(f"{expected} & ") and row.endswith(r" \\")
+    assert all(line.startswith("% ") for line in lines[lines.index(r"\end{tabular}") + 1 :])
+
+
+def test_names_mean_nothing_to_markdown(tmp_path):
+    table = tables.markdown(results_of([make_run(tmp_path / "a|b\\<i>", 1)]))
+    assert table.splitlines()[2].startswith("| a\\|b\\\\\\<i> | ")
+
+
+SPEEDS = {"one_wide": 130.0, "big": 110.0, "other": 99.0}
+
+
+def test_both_figures_of_speed_are_from_the_comparison_beside_the_runs(runs, capsys):
+    path = runs[0].parent / "latency_comparison.json"
+    path.write_text(json.dumps(comparison_record(SPEEDS, (4, 1))))
+    output = runs[0].parent / "report"
+    assert main(["report", *map(str, runs[:2]), "--output", str(output), "--no-plots"]) == 0
+    # the baseline comes later in the comparison, so its ratio is turned round
+    table = capsys.readouterr().out
+    turned = 130 / 110
+    interval = f"[{turned / 1.1:.2f}, {turned / 0.9:.2f}]"
+    assert f"| 130.0 ± 2.5 | {turned:.2f}x {interval} |" in table
+    assert "| 110.0 ± 2.5 | 1.00x |" in table
+    assert "tokens/s: batch 1, beam 5, cpu, 1 thread, float32, mean and standard" in table
+    assert "3 rounds over 20 batches" in table and "with 95% interval" in table
+    assert "machines drift" not in table and "124.0" not in table
+    rows = list(csv.DictReader(io.StringIO((output / "report.csv").read_text())))
+    assert float(rows[1]["relative_speed"]) == pytest.approx(turned)
+    assert float(rows[1]["relative_speed_low"]) == pytest.approx(turned / 1.1)
+    assert float(rows[1]["relative_speed_high"]) == pytest.approx(turned / 0.9)
+    assert rows[0]["relative_speed_low"] == ""
+    for name in ("report.html", "report.tex"):
+        assert f"{turned:.2f}x {interval}" in (output / name).read_text()
+
+
+def test_a_comparison_that_lacks_a_run(runs, tmp_path, capsys):
+    path = runs[0].parent / "latency_comparison.json"
+    path.write_text(json.dumps(comparison_record(SPEEDS)))
+    arguments = ["report", *map(str, runs), "--output", str(tmp_path / "report"), "--no-plots"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr()
+    assert "latency_comparison.json isn't used: it has no model no <b>&_speed" in printed.err
+    # all speeds are from the measurements of one model each
+    assert "124.0 ± 1.2 | 1.24x |" in printed.out and "machines drift" in printed.out
+    assert main([*arguments, "--latency-comparison", str(path)]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"fairseq-ffn report: error: --latency-comparison {path}: it has no mod")
+
+
+def test_a_comparison_elsewhere_is_not_that_of_these_runs(tmp_path, capsys):
+    runs = [make_run(tmp_path / name / name, 1, speed=100.0) for name in ("a", "b")]
+    record = json.dumps(comparison_record({"a": 110.0, "b": 120.0}))
+    (tmp_path / "a" / "latency_comparison.json").write_text(record)
+    arguments = ["report", *map(str, runs), "--output", str(tmp_path / "report"), "--no-plots"]
+    assert main(arguments) == 0
+    assert "100.0 ± 1.2 | 1.00x" in capsys.readouterr().out
+    assert (
+        main([*arguments, "--latency-comparison", str(tmp_path / "a/latency_comparison.json")]) == 0
+    )
+    assert "120.0 ± 2.5 | 1.09x" in capsys.readouterr().out
+
+
+def test_real_text_at_the_smallest_batch_stands_for_a_comparison(runs):
+    record = comparison_record({"big": 110.0, "one_wide": 150.0}, (2, 1), (None,))
+    other = comparison_record({"big": 110.0, "one_wide": 300.0}, (1,), (9,))
+    record["results"] = other["results"] + record["results"]
+    results = collect([RunDirectory(run) for run in runs[:2]], comparison=record)
+    assert results[1].tokens_per_second == 150.0
+    record["results"] = other["results"]
+    record["protocol"]["force_length"] = 7
+    results = collect([RunDirectory(run) for run in runs[:2]], comparison=record)
+    notes = " ".join(tables.notes(results))
+    assert (
+        "batch 1, beam 5, cpu, 1 thread, float32, 9 random source tokens, target forced to 7"
+        in notes
+    )
+
+
+def test_without_the_baselines_speed_there_is_no_ratio(tmp_path):
+    runs = [make_run(tmp_path / "a", 1), make_run(tmp_path / "b", 1, speed=100.0)]
+    lines = tables.markdown(results_of(runs)).splitlines()
+    assert lines[0].startswith("| run | BLEU | chrF | tokens/s | parameters |")
+    assert "| 100.0 ± 1.2 | 2M |" in lines[3]
+    assert "speed:" not in " ".join(lines)
+
+
+def test_speeds_of_two_protocols_are_said_not_to_be_comparable(runs):
+    path = runs[1] / "latency.json"
+    record = json.loads(path.read_text())
+    record["protocol"].update(batch_size=None, max_tokens=900, threads=2)
+    path.write_text(json.dumps(record))
+    notes = tables.notes(results_of(runs))
+    assert "The speeds were measured in different ways and can't be compared." in notes
+    assert any("batches of 900 tokens, beam 5, cpu, 2 threads" in note for note in notes)
+    assert any("batch 1, beam 5, cpu, 1 thread, float32, mean" in note for note in notes)
+
+
+class Axes:
+    """Keeps the lines that are drawn."""
+
+    def __init__(self):
+        self.lines, self.ticks = [], None
+
+    def errorbar(self, sizes, ratios, yerr, **style):
+        self.lines.append((style["label"], sizes, ratios, yerr, style))
+
+    def set_xticks(self, ticks, labels):
+        self.ticks = list(zip(ticks, labels))
+
+    def __getattr__(self, name):
+        return lambda *args, **kwargs: None
+
+
+def sweep_figure(record):
+    figures = plots.figures([], record)
+    assert [figure.key for figure in figures] == ["batch_sizes"]
+    axes = Axes()
+    figures[0].draw(axes)
+    return figures[0], axes
+
+
+def test_a_sweep_has_one_line_per_model_and_source_length():
+    record = comparison_record({"a": 100.0, "b": 200.0, "c": 50.0}, (4, 1), (10, 40))
+    figure, axes = sweep_figure(record)
+    assert axes.ticks == [(1, "1"), (4, "4")]
+    assert "Colours are models, dashes source lengths." in figure.caption
+    assert [(label, sizes) for label, sizes, *_ in axes.lines] == [
+        (f"{name}, {length} source tokens", [1, 4]) for name in "bc" for length in (10, 40)
+    ]
+    ratios = {label: ratios for label, _, ratios, *_ in axes.lines}
+    assert ratios["b, 10 source tokens"] == pytest.approx([1.1, 1.025])
+    assert ratios["c, 40 source tokens"] == pytest.approx([1 - 0.5 / 40, 1 - 0.5 / 160])
+    _, _, ratio, (below, above), _ = axes.lines[0]
+    assert below == pytest.approx([0.1 * one for one in ratio])
+    assert above == pytest.approx(below)
+    styles = [style for *_, style in axes.lines]
+    assert len({(one["color"], one["linestyle"]) for one in styles}) == 4
+    assert len({one["color"] for one in styles}) == 2
+    assert len({one["linestyle"] for one in styles}) == len({one["marker"] for one in styles}) == 2
+
+
+def test_a_sweep_over_real_text_names_only_the_models():
+    figure, axes = sweep_figure(comparison_record({"a": 100.0, "b": 200.0}, (1, 2)))
+    assert [label for label, *_ in axes.lines] == ["b"]
+    assert "dashes" not in figure.caption
+
+
+def test_a_sweep_of_one_model_is_no_figure():
+    assert plots.figures([], comparison_record({"a": 100.0}, (1, 2))) == []
+
+
+def test_a_comparison_of_several_batch_sizes_is_drawn_as_well(runs, tmp_path):
+    pytest.importorskip("matplotlib")
+    path = runs[0].parent / "latency_comparison.json"
+    for sizes in ((1,), (1, 8)):
+        path.write_text(json.dumps(comparison_record(SPEEDS, sizes)))
+        output = tmp_path / f"report{len(sizes)}"
+        assert main(["report", *map(str, runs[:2]), "--output", str(output)]) == 0
+        assert (output / "plots" / "batch_sizes.svg").exists() == (len(sizes) > 1)
+
+
 def test_scores_are_kept_until_the_texts_change(runs):
-    results_of(runs)
-    scores = runs[1] / "scores.json"
-    record = json.loads(scores.read_text())
-    record["ter"] = {"score": 12.5, "signature": "x"}
-    scores.write_text(json.dumps(record))
+    before = results_of(runs)[1].scores["bleu"]["score"]
+    add_to_scores(runs[1], ter={"score": 12.5, "signature": "x"})
     assert results_of(runs)[1].scores["ter"]["score"] == 12.5
-    later = scores.stat().st_mtime + 10
-    text = (runs[1] / "hypothesis.txt").read_text().splitlines()
-    (runs[1] / "hypothesis.txt").write_text("".join(f"falsch {line}\n" for line in text))
-    os.utime(runs[1] / "hypothesis.txt", (later, later))
+    date = (runs[1] / "hypothesis.txt").stat().st_mtime
+    spoil(runs[1])
+    # a copied directory may give the new text any date
+    os.utime(runs[1] / "hypothesis.txt", (date, date))
     again = results_of(runs)[1].scores
-    assert again["bleu"]["score"] < record["bleu"]["score"]
+    assert again["bleu"]["score"] < before and again["ter"]["score"] != 12.5
+    assert json.loads((runs[1] / "scores.json").read_text()) == again
+
+
+def test_a_new_text_gets_the_metrics_of_the_old_one_anew(runs, monkeypatch):
+    results_of(runs)
+    add_to_scores(runs[0], spbleu={"score": 1.0, "signature": "nrefs:1|tok:flores200|x"})
+    add_to_scores(runs[1], comet={"score": 1.0, "model": "mine.ckpt"})
+    add_to_scores(runs[2], ter={"score": 1.0, "signature": "x"})
+    for run in runs:
+        spoil(run)
+    asked = []
+
+    def spbleu(hypotheses, references, tokenizer):
+        asked.append((hypotheses[0].split()[0], tokenizer))
+        return {"score": 7.0, "signature": f"tok:{tokenizer}|"}
+
+    def comet(sources, hypotheses, references, model):
+        asked.append((hypotheses[0].split()[0], model))
+        return {"score": 8.0, "model": model}
+
+    monkeypatch.setattr(score_runs_module, "spbleu", spbleu)
+    monkeypatch.setattr(score_runs_module, "comet", comet)
+    results = results_of(runs)
+    assert asked == [("falsch", "flores200"), ("falsch", "mine.ckpt")] * 3
+    for result in results:
+        assert result.scores["comet"]["score"] == 8.0 and result.scores["spbleu"]["score"] == 7.0
+        assert result.scores["ter"]["score"] != 1.0
+    lines = tables.markdown(results)
+    assert "COMET: mine.ckpt" in lines and "spBLEU: tok:flores200|" in lines
+
+
+def test_a_metric_that_can_not_be_had_is_left_out_with_a_warning(runs, monkeypatch, caplog):
+    results_of(runs)
+    for run in runs[:2]:
+        add_to_scores(run, comet={"score": 1.0, "model": "mine.ckpt"})
+    spoil(runs[1])
+    monkeypatch.setitem(sys.modules, "comet", None)
+    results = results_of(runs)
+    # the first text is as it was
+    assert results[0].scores["comet"] == {"score": 1.0, "model": "mine.ckpt"}
+    assert "comet" not in results[1].scores
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert [f"{run}: comet is left out" in line for run, line in zip(runs[1:], warnings)] == [
+        True
+    ] * 2
+    assert "COMET isn't installed" in warnings[0]
+
+
+def test_scoring_again_keeps_what_other_calls_computed(runs, capsys):
+    assert main(["score", "--ter", *map(str, runs[:2])]) == 0
+    ter = json.loads((runs[1] / "scores.json").read_text())["ter"]
+    add_to_scores(runs[1], comet={"score": 61.25, "model": "mine.ckpt"})
+    capsys.readouterr()
+    assert main(["score", *map(str, runs)]) == 0
+    record = json.loads((runs[1] / "scores.json").read_text())
+    assert record["ter"] == ter and record["comet"]["score"] == 61.25
+    table = capsys.readouterr().out
+    assert re.search(r"one_wide +\d+\.\d+ +\d+\.\d+ +\d+\.\d+ +61\.25", table)
+    assert re.search(r"_speed +\d+\.\d+ +\d+\.\d+ +- +-", table)
+    spoil(runs[1])
+    assert main(["score", *map(str, runs)]) == 0
+    assert set(json.loads((runs[1] / "scores.json").read_text())) & {"ter", "comet"} == set()
 
 
 def test_another_baseline_is_tested_anew(runs):
@@ -86,6 +339,51 @@ def test_another_baseline_is_tested_anew(runs):
     turned = results_of(runs[::-1])
     assert "significance" not in turned[0].scores
     assert turned[1].scores["significance"]["baseline"] == "no <b>&_speed"
+
+
+def test_the_baseline_of_a_report_has_no_dagger_from_another_report(runs):
+    results_of(runs)
+    alone = results_of(runs[2:])
+    assert not alone[0].differs("bleu") and "†" not in tables.markdown(alone)
+    # the file keeps it, and so a report of all has it at hand
+    assert json.loads((runs[2] / "scores.json").read_text())["significance"]["baseline"] == "big"
+    assert results_of(runs)[2].differs("bleu")
+
+
+def test_another_kind_of_test_is_made_anew(runs):
+    tests = []
+    for test in ("paired-bs", "paired-ar", "paired-bs"):
+        results = collect([RunDirectory(run) for run in runs[:2]], test)
+        tests.append(results[1].scores["significance"]["test"])
+    assert tests == ["paired bootstrap", "paired approximate randomization", "paired bootstrap"]
+
+
+def test_a_test_with_more_samples_is_kept(runs):
+    arguments = [str(run) for run in runs[:2]]
+    assert main(["score", *arguments, "--baseline", arguments[0], "--samples", "1500"]) == 0
+    assert results_of(runs[:2])[1].scores["significance"]["samples"] == 1500
+
+
+def test_another_baseline_of_the_same_name_is_tested_anew(runs, tmp_path):
+    other = make_run(tmp_path / "elsewhere" / "big", 12)
+    for first in (runs[0], other, runs[0]):
+        found = results_of([first, runs[1]])[1].scores["significance"]
+        expected = collect([RunDirectory(first), RunDirectory(runs[1])])
+        assert found == expected[1].scores["significance"]
+        fresh = compare(
+            ("big", expected[0].texts.hypotheses),
+            [("x", expected[1].texts.hypotheses)],
+            expected[0].texts.references,
+        )[0]
+        assert {key: found[key] for key in fresh} == fresh
+
+
+def test_runs_of_other_references_are_not_compared_even_if_both_have_scores(runs):
+    results_of(runs[:1])
+    (runs[1] / "reference.txt").write_text("x\n" * 40)
+    results_of(runs[1:2])
+    with pytest.raises(UserError, match="its references differ"):
+        results_of(runs[:2])
 
 
 def test_two_runs_of_one_name_are_refused(tmp_path, runs):
@@ -155,18 +453,7 @@ class Page(HTMLParser):
 def test_the_command_writes_all_files_and_a_page_without_network(runs, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     sweep = tmp_path / "sweep.json"
-    ratio = {"name": "b", "baseline": "a", "ratio": 1.2, "low": 1.1, "high": 1.3}
-    sweep.write_text(
-        json.dumps(
-            {
-                "schema": "fairseq_ffn.compare_latency/1",
-                "models": [{"name": "a"}, {"name": "b"}],
-                "results": [
-                    {"batch_size": size, "source_length": 9, "ratios": [ratio]} for size in (1, 4)
-                ],
-            }
-        )
-    )
+    sweep.write_text(json.dumps(comparison_record({"a": 100, "b": 120}, (1, 4), (9,))))
     output = tmp_path / "report"
     arguments = ["report", *map(str, runs), "--output", str(output), "--title", "A <i>title</i>"]
     assert main([*arguments, "--latency-sweep", str(sweep)]) == 0
