@@ -184,13 +184,16 @@ def test_interrupted_training_goes_on(checkout, finished):
     output = checkout / "runs" / "interrupted"
     run_dir = output / "shared_enc_no_dec"
     deadline = time.monotonic() + 200
-    while not list(run_dir.glob("checkpoints/checkpoint_last.pt")):
+    while not (output / "lock").exists():
         assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.2)
-    second = quickstart(checkout, *options)
+        time.sleep(0.1)
+    second = quickstart(checkout, *options)  # first, since training doesn't take much longer
     assert second.returncode == 1 and f"another quick start is at work in {output.name}" in (
         second.stderr.replace(f"{output.parent}/", "").replace("runs/", "")
     )
+    while not list(run_dir.glob("checkpoints/checkpoint_last.pt")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "goes on from here" in errors
