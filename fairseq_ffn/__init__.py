@@ -8,14 +8,13 @@ to fairseq, since fairseq skips them when the package has been imported before.
 
 import logging
 
-from fairseq_ffn.checkpoints import allow_fairseq_checkpoints, check_command_line
+from fairseq_ffn.checkpoints import allow_fairseq_checkpoints
 from fairseq_ffn.errors import install_one_line_errors
 
 # a hint about a package for speech, which every import of fairseq would print
 logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
 allow_fairseq_checkpoints()
 install_one_line_errors()
-check_command_line()
 
 from fairseq_ffn import models, tasks  # noqa: E402, F401  (register)
 

@@ -53,6 +53,9 @@ def what_is_missing(state: Any) -> str:
         return "it has no entry 'model'"
     if not state.get("cfg") and not state.get("args"):
         return "it has neither 'cfg' nor 'args', the settings of its training"
+    cfg = state.get("cfg")
+    if cfg and (not hasattr(cfg, "get") or cfg.get("model") is None):
+        return "its 'cfg' has no settings of a model"
     for key, former in (("optimizer_history", "optimizer"), ("extra_state", "epoch")):
         if key not in state and former not in state:
             return f"it has no entry '{key}'"
@@ -86,6 +89,14 @@ def explain(error: BaseException, trace: Optional[TracebackType]) -> Optional[st
         return describe_checkpoint_error(path, root)
     if isinstance(root, AssertionError) and _is_innermost(trace, frame):
         return f"checkpoint {path}: {first_line(root)}"
+    unknown = _unregistered_architecture(state)
+    if unknown is not None:
+        return (
+            f"checkpoint {path}: trained with --arch {unknown}, which isn't registered here; give "
+            "the --user-dir that it was trained with"
+        )
+    if isinstance(root, AssertionError) and str(root):  # from a model's sizes that don't fit
+        return f"checkpoint {path}: its settings make no model: {first_line(root)}"
     missing = what_is_missing(state) if state is not None else ""
     # trainer deletes the model once loaded, so only its own KeyError counts there
     if missing and (not isinstance(state, dict) or "model" in state or isinstance(root, KeyError)):
@@ -127,6 +138,21 @@ def _reason(path: str, error: BaseException) -> str:
     return f"damaged{detail}; copy it again or name another checkpoint"
 
 
+def _unregistered_architecture(state: Any) -> Optional[str]:
+    """The architecture of a checkpoint that fairseq can't build, if that is what is wrong."""
+    cfg = state.get("cfg") if isinstance(state, dict) else None
+    model = cfg.get("model") if hasattr(cfg, "get") else None
+    if model is None:
+        return None
+    from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY
+
+    # as fairseq.models.build_model looks it up
+    name = getattr(model, "_name", None) or getattr(model, "arch", None)
+    if name is None or name in MODEL_REGISTRY or name in ARCH_MODEL_REGISTRY:
+        return None
+    return str(name)
+
+
 def _misfit(message: str) -> str:
     """The first differences that ``load_state_dict`` lists."""
     found: List[str] = []
@@ -149,7 +175,8 @@ def _misfit(message: str) -> str:
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
             found.append(f"{what} {keys[0]}{more}")
-    differences = "; ".join(found) or message.splitlines()[0]
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    differences = "; ".join(found) or lines[min(1, len(lines) - 1)][:160].rstrip(".")
     return f"{differences}; use the layouts and sizes it was trained with"
 
 

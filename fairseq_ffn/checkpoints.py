@@ -13,9 +13,8 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Tuple, Union
 
 import numpy
 import torch
@@ -137,22 +136,22 @@ def save_checkpoint(state: Dict[str, Any], path: PathLike) -> None:
         raise
 
 
-def check_files_to_restore(arguments: Sequence[str]) -> None:
-    """Refuse a fairseq-train command line whose checkpoint to start from doesn't exist.
+def check_files_to_restore(args: argparse.Namespace) -> None:
+    """Refuse a training whose checkpoint to start from doesn't exist.
 
     fairseq says nothing and trains from scratch if ``--restore-file`` is missing. That is right for
     the job's own ``checkpoint_last.pt`` in ``--save-dir``, which its first run hasn't written yet;
     any other is an error. It takes a directory as missing, too. ``--finetune-from-model`` counts
     only while there is no last checkpoint.
 
+    Args:
+        args: all flags of fairseq-train; those of other commands have none of these and pass.
+
     Raises:
         UserError: naming flag and file.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag in ("--restore-file", "--finetune-from-model", "--checkpoint-suffix"):
-        parser.add_argument(flag, default="")
-    parser.add_argument("--save-dir", default="checkpoints")
-    args, _ = parser.parse_known_args(list(arguments))
+    if not hasattr(args, "restore_file") or getattr(args, "use_sharded_state", False):
+        return  # a sharded training adds each process's own suffix
     suffix = f"{args.checkpoint_suffix}.pt"
     restored = args.restore_file.replace(".pt", suffix)
     own = os.path.join(args.save_dir, f"checkpoint_last{suffix}")
@@ -161,14 +160,8 @@ def check_files_to_restore(arguments: Sequence[str]) -> None:
         own
     )
     _check_file("--restore-file", restored, may_be_missing=is_own)
-    if not os.path.exists(own):
+    if args.finetune_from_model and not os.path.exists(own):
         _check_file("--finetune-from-model", args.finetune_from_model)
-
-
-def check_command_line() -> None:
-    """Apply ``check_files_to_restore`` to this process, if it is fairseq-train."""
-    if Path(sys.argv[0] if sys.argv else "").name == "fairseq-train":
-        check_files_to_restore(sys.argv[1:])
 
 
 def _check_file(flag: str, path: str, may_be_missing: bool = False) -> None:

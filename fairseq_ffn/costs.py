@@ -176,7 +176,7 @@ def shape_of(
             raise UserError(f"{flag} {getattr(args, name)}: its cost has no closed form here")
     if target_vocabulary is None:
         target_vocabulary = source_vocabulary
-    one_matrix = bool(args.share_all_embeddings or args.merge_src_tgt_embed)
+    one_matrix = bool(args.share_all_embeddings or getattr(args, "merge_src_tgt_embed", False))
     if one_matrix and source_vocabulary != target_vocabulary:
         raise UserError(
             f"one matrix embeds source and target, but the vocabularies have {source_vocabulary} "

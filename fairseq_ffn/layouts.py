@@ -24,7 +24,7 @@ This file is pure: it needs no torch and no fairseq.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Dict, Iterable, Optional, Tuple
 
@@ -36,6 +36,14 @@ FORMS = (
     "independent, shared, none, tied, sequence:M, cycle:M, cycle-rev:M, "
     "or one name per layer such as a,a,b,-,c,c"
 )
+#: stack and kind of sub-block of each layout, in the order of the fields of ``ModelLayouts``
+_MODEL_LAYOUTS = (
+    ("encoder", "ffn"),
+    ("decoder", "ffn"),
+    ("encoder", "self_attn"),
+    ("decoder", "self_attn"),
+    ("decoder", "cross_attn"),
+)
 _NAME = re.compile(r"@?[A-Za-z0-9_.]+")
 
 
@@ -45,12 +53,20 @@ class LayoutError(UserError):
 
 @dataclass(frozen=True)
 class Layout:
-    """The module that each layer uses: a group name, or None where the sub-block is absent."""
+    """The module that each layer uses: a group name, or None where the sub-block is absent.
+
+    Args:
+        modules: one entry a layer.
+        text: the string that it was parsed from, for messages; it doesn't count for equality.
+    """
 
     modules: Tuple[Optional[str], ...]
+    text: Optional[str] = field(default=None, compare=False)
 
     def __str__(self) -> str:
-        """A string that ``parse_layout`` reads back."""
+        """A string that ``parse_layout`` reads back: the one that was parsed, if there was one."""
+        if self.text is not None:
+            return self.text
         if set(self.modules) == {"shared"}:
             return "shared"  # a list of names can't hold this word
         return ",".join("-" if name is None else name for name in self.modules)
@@ -100,12 +116,17 @@ def parse_layout(text: str, num_layers: int, flag: str = "layout") -> Layout:
     Raises:
         LayoutError: with one line that names flag, value and, where there is one, the layer.
     """
+    _check_is_string(text, flag)
+    stripped = text.strip()
+    return replace(_parse(stripped, num_layers, flag), text=stripped)
+
+
+def _check_is_string(text: object, flag: str) -> None:
+    # --model-overrides can hold anything
     if not isinstance(text, str):
         raise LayoutError(f"{flag} {text!r}: not a string; use {FORMS}")
-    return _parse(text.strip(), num_layers, flag)
 
 
-@lru_cache(maxsize=1024)  # a model asks several times while it is built
 def _parse(stripped: str, num_layers: int, flag: str) -> Layout:
     if stripped == "independent":
         return Layout(tuple(str(layer) for layer in range(num_layers)))
@@ -165,7 +186,7 @@ def _strategy_indices(strategy: str, modules: int, num_layers: int) -> Tuple[int
 
 def _parse_explicit(text: str, num_layers: int, flag: str) -> Layout:
     names = [name.strip() for name in text.split(",")]
-    if len(names) == 1 and num_layers != 1:
+    if not text or (len(names) == 1 and num_layers != 1):
         raise LayoutError(f"{flag} '{text}': not a layout; use {FORMS}")
     if len(names) != num_layers:
         raise LayoutError(
@@ -233,11 +254,8 @@ class ModelLayouts:
     def all(self) -> Dict[str, Layout]:
         """Layout by flag."""
         return {
-            layout_flag("encoder", "ffn"): self.encoder_ffn,
-            layout_flag("decoder", "ffn"): self.decoder_ffn,
-            layout_flag("encoder", "self_attn"): self.encoder_self_attn,
-            layout_flag("decoder", "self_attn"): self.decoder_self_attn,
-            layout_flag("decoder", "cross_attn"): self.decoder_cross_attn,
+            layout_flag(stack, kind): getattr(self, f"{stack}_{kind}")
+            for stack, kind in _MODEL_LAYOUTS
         }
 
 
@@ -260,14 +278,20 @@ def parse_model_layouts(
     Raises:
         LayoutError: for a bad string, absent attention, or a common group that only one stack has.
     """
+    texts = (encoder_ffn, decoder_ffn, encoder_self_attn, decoder_self_attn, decoder_cross_attn)
+    for (stack, kind), text in zip(_MODEL_LAYOUTS, texts):
+        _check_is_string(text, layout_flag(stack, kind))
+    return _parse_model_layouts(encoder_layers, decoder_layers, texts)
 
-    def parse(text: str, layers: int, stack: str, kind: str) -> Layout:
-        return parse_layout(text, layers, layout_flag(stack, kind))
 
+@lru_cache(maxsize=64)  # a model asks several times while it is built
+def _parse_model_layouts(
+    encoder_layers: int, decoder_layers: int, texts: Tuple[str, ...]
+) -> ModelLayouts:
+    layers = {"encoder": encoder_layers, "decoder": decoder_layers}
     return ModelLayouts(
-        encoder_ffn=parse(encoder_ffn, encoder_layers, "encoder", "ffn"),
-        decoder_ffn=parse(decoder_ffn, decoder_layers, "decoder", "ffn"),
-        encoder_self_attn=parse(encoder_self_attn, encoder_layers, "encoder", "self_attn"),
-        decoder_self_attn=parse(decoder_self_attn, decoder_layers, "decoder", "self_attn"),
-        decoder_cross_attn=parse(decoder_cross_attn, decoder_layers, "decoder", "cross_attn"),
+        *(
+            parse_layout(text, layers[stack], layout_flag(stack, kind))
+            for (stack, kind), text in zip(_MODEL_LAYOUTS, texts)
+        )
     )

@@ -18,6 +18,8 @@ set -euo pipefail
 
 case "${1:-}" in
   -h | --help) sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+  "" | --test) ;;
+  *) printf '[set-up] error: unknown option %s; see --help\n' "$1" >&2; exit 2 ;;
 esac
 
 FFN_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -25,7 +27,7 @@ ffn_say() { printf '[set-up] %s\n' "$*" >&2; }
 ffn_die() { printf '[set-up] error: %s\n' "$*" >&2; exit 1; }
 
 ffn_setup() {
-  local with_tests=${1:-} venv stamp wanted base
+  local with_tests=${1:-} venv stamp wanted base command
   if [ -n "${FAIRSEQ_FFN_PYTHON:-}" ]; then
     PYTHON=$FAIRSEQ_FFN_PYTHON
     command -v "$PYTHON" >/dev/null || ffn_die "FAIRSEQ_FFN_PYTHON=$PYTHON: no such interpreter"
@@ -35,9 +37,14 @@ ffn_setup() {
     PYTHON=$(command -v "$PYTHON")
     export PYTHONPATH="$FFN_ROOT${PYTHONPATH:+:$PYTHONPATH}" PYTHON
     PATH="$(dirname "$PYTHON"):$PATH"
+    for command in fairseq-preprocess fairseq-train fairseq-generate fairseq-ffn; do
+      [ -x "$(dirname "$PYTHON")/$command" ] ||
+        ffn_die "there is no $command beside $PYTHON; install this checkout there: $PYTHON -m pip install --no-build-isolation -e $FFN_ROOT"
+    done
     if [ "$with_tests" = --test ]; then
-      "$PYTHON" -c 'import hypothesis, pytest, ruff, xdist' 2>/dev/null ||
-        ffn_die "$PYTHON lacks the test tools: $PYTHON -m pip install -r requirements/test.txt"
+      "$PYTHON" -c 'import hypothesis, matplotlib, pip, pytest, ruff, setuptools, wheel, xdist' \
+        2>/dev/null ||
+        ffn_die "$PYTHON lacks the test tools: $PYTHON -m pip install -r requirements/test.txt pip setuptools wheel"
     fi
     ffn_say "using the existing environment of $PYTHON"
     return
@@ -58,6 +65,8 @@ ffn_setup() {
 
   base=${FAIRSEQ_FFN_BASE_PYTHON:-$(command -v python3.11 || command -v python3 || true)}
   [ -n "$base" ] || ffn_die "no python3 found; install Python 3.11 or set FAIRSEQ_FFN_BASE_PYTHON"
+  "$base" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    ffn_die "$base is $("$base" -V 2>&1), but the pinned packages need 3.11; set FAIRSEQ_FFN_BASE_PYTHON"
   "$base" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' ||
     ffn_say "warning: $base is $("$base" -V 2>&1), only Python 3.11 is tested"
   command -v c++ >/dev/null || command -v g++ >/dev/null ||

@@ -73,6 +73,20 @@ def _without(*keys: str) -> Callable[[Path], None]:
     return _saved(lambda state: {key: state[key] for key in state if key not in keys})
 
 
+def _changed_model(**settings: object) -> Callable[[Path], None]:
+    def change(state: Dict[str, Any]) -> Dict[str, Any]:
+        for name, value in settings.items():
+            setattr(state["cfg"]["model"], name, value)
+        return state
+
+    return _saved(change)
+
+
+def _foreign_weight(state: Dict[str, Any]) -> Dict[str, Any]:
+    state["model"]["encoder.layers.0.fc1.weight"] = "not a tensor"
+    return state
+
+
 def _cut(keep: Callable[[int], int], zipped: bool = True) -> Callable[[Path], None]:
     def write(path: Path) -> None:
         torch.save(checkpoint_state(), path, _use_new_zipfile_serialization=zipped)
@@ -119,6 +133,23 @@ UNUSABLE: Dict[str, Tuple[Callable[[Path], object], str]] = {
     "bare weights": (_saved(lambda state: state["model"]), "it has no entry 'model'"),
     "no model": (_without("model"), "it has no entry 'model'"),
     "no settings": (_without("cfg"), "it has neither 'cfg' nor 'args'"),
+    "settings of another kind": (
+        _saved(lambda state: {**state, "cfg": "one"}),
+        "its 'cfg' has no settings of a model",
+    ),
     "no history": (_without("optimizer_history"), "it has no entry 'optimizer_history'"),
     "no extra state": (_without("extra_state"), "it has no entry 'extra_state'"),
+}
+
+#: the same, where only building the model shows it
+NO_MODEL: Dict[str, Tuple[Callable[[Path], object], str]] = {
+    "of another plugin": (
+        _changed_model(_name="nosuch_big", arch="nosuch_big"),
+        "trained with --arch nosuch_big, which isn't registered here; give the --user-dir",
+    ),
+    "heads that don't divide the width": (
+        _changed_model(encoder_attention_heads=7),
+        "its settings make no model: embed_dim must be divisible by num_heads",
+    ),
+    "weight that is no tensor": (_saved(_foreign_weight), "encoder.layers.0.fc1.weight"),
 }

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
-from fairseq import checkpoint_utils
+from fairseq import checkpoint_utils, options
 from helpers import task
-from hostile_files import UNUSABLE, checkpoint_state, write_malicious
+from hostile_files import NO_MODEL, UNUSABLE, checkpoint_state, write_malicious
 
 import fairseq_ffn  # noqa: F401  (allows fairseq's checkpoints)
 from fairseq_ffn import checkpoints
-from fairseq_ffn.checkpoints import check_files_to_restore, load_checkpoint, save_checkpoint
+from fairseq_ffn.checkpoints import load_checkpoint, save_checkpoint
 from fairseq_ffn.errors import UserError, one_line
 
 
@@ -168,6 +168,13 @@ class TestWhatIsRefused:
             line = line_of(lambda load=load: load(tmp_path / "a.pt"))
             assert line.startswith(f"checkpoint {tmp_path / 'a.pt'}: ") and expected in line
 
+    @pytest.mark.parametrize("name", NO_MODEL)
+    def test_settings_and_weights_that_make_no_model(self, tmp_path, name):
+        write, expected = NO_MODEL[name]
+        write(tmp_path / "a.pt")
+        line = line_of(lambda: load_as_generate(tmp_path / "a.pt"))
+        assert line.startswith(f"checkpoint {tmp_path / 'a.pt'}") and expected in line
+
     def test_a_missing_file(self, tmp_path):
         for load in (load_checkpoint, load_as_generate):
             line = line_of(lambda load=load: load(tmp_path / "a.pt"))
@@ -245,24 +252,31 @@ class TestSaving:
 
 
 class TestFilesToRestore:
+    @staticmethod
+    def check(*arguments: str) -> None:
+        """As fairseq-train does: its parser calls the architecture with all flags."""
+        parser = options.get_training_parser(default_task="translation")
+        arch = ("--arch", "transformer_ffn_tiny")
+        options.parse_args_and_arch(parser, ["data", *arch, *arguments])
+
     def test_missing_files_and_directories_are_named(self, tmp_path):
         for flag in ("--restore-file", "--finetune-from-model"):
             with pytest.raises(UserError, match=re.escape(f"{flag} {tmp_path}/no.pt: no such")):
-                check_files_to_restore(["data", flag, f"{tmp_path}/no.pt"])
+                self.check(flag, f"{tmp_path}/no.pt")
             with pytest.raises(UserError, match=re.escape(f"{flag} {tmp_path}: is a directory")):
-                check_files_to_restore([f"{flag}={tmp_path}", "data"])
+                self.check(f"{flag}={tmp_path}")
 
     def test_the_last_checkpoint_of_another_job_must_exist(self, tmp_path):
         other = f"{tmp_path}/other/checkpoint_last.pt"
         with pytest.raises(UserError, match=re.escape(f"--restore-file {other}: no such")):
-            check_files_to_restore(["--restore-file", other, "--save-dir", str(tmp_path)])
+            self.check("--restore-file", other, "--save-dir", str(tmp_path))
 
     def test_what_fairseq_allows_is_allowed(self, tmp_path):
         (tmp_path / "a.pt").touch()
         (tmp_path / "a-part.pt").touch()
         last = tmp_path / "checkpoint_last.pt"
         for arguments in (
-            ["data"],
+            [],
             ["--restore-file", f"{tmp_path}/a.pt"],
             # the first run of a job that resumes
             ["--restore-file", "checkpoint_last.pt"],
@@ -270,9 +284,9 @@ class TestFilesToRestore:
             ["--restore-file", str(last), f"--save-dir={tmp_path}/../{tmp_path.name}/"],
             ["--restore-file", f"{tmp_path}/a.pt", "--checkpoint-suffix=-part"],
             ["--restore-file", "s3://bucket/a.pt"],
+            # each process of a sharded training adds a suffix of its own
+            ["--restore-file", f"{tmp_path}/b.pt", "--use-sharded-state"],
         ):
-            check_files_to_restore(arguments)
+            self.check(*arguments)
         last.touch()
-        check_files_to_restore(
-            ["--save-dir", str(tmp_path), "--finetune-from-model", f"{tmp_path}/no.pt"]
-        )
+        self.check("--save-dir", str(tmp_path), "--finetune-from-model", f"{tmp_path}/no.pt")

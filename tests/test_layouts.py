@@ -321,7 +321,7 @@ def test_form_is_checked_before_the_depth_is_known(text: str) -> None:
     [
         (
             {"encoder_self_attn": "none"},
-            ["--encoder-self-attn-layout", "'-,-,-'", "layer 0", "attention can't be absent"],
+            ["--encoder-self-attn-layout", "'none'", "layer 0", "attention can't be absent"],
         ),
         (
             {"decoder_self_attn": "a,-,a"},
@@ -333,11 +333,11 @@ def test_form_is_checked_before_the_depth_is_known(text: str) -> None:
         ),
         (
             {"decoder_cross_attn": "tied"},
-            ["--decoder-cross-attn-layout", "'@tied", "encoder has no cross-attention"],
+            ["--decoder-cross-attn-layout 'tied'", "encoder has no cross-attention"],
         ),
         (
             {"encoder_ffn": "tied"},
-            ["--encoder-ffn-layout", "layer 0", "'@tied'", "--decoder-ffn-layout '0,1,2'"],
+            ["--encoder-ffn-layout", "layer 0", "'@tied'", "--decoder-ffn-layout 'independent'"],
         ),
         (
             {"encoder_ffn": "tied", "decoder_ffn": "shared"},
@@ -353,7 +353,7 @@ def test_form_is_checked_before_the_depth_is_known(text: str) -> None:
         ),
         (
             {"decoder_self_attn": "tied"},
-            ["--decoder-self-attn-layout", "layer 0", "--encoder-self-attn-layout '0,1,2'"],
+            ["--decoder-self-attn-layout", "layer 0", "--encoder-self-attn-layout 'independent'"],
         ),
         ({"decoder_ffn": "cycle:4"}, ["--decoder-ffn-layout", "'cycle:4'", "3 layers"]),
     ],

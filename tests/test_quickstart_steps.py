@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
+import sentencepiece
 
 from fairseq_ffn.errors import UserError
 
@@ -112,6 +113,36 @@ def test_a_refused_run_leaves_the_folder_as_it_was(tmp_path):
     with pytest.raises(UserError, match="--vocabulary-size 500, not --vocabulary-size 400"):
         run.quickstart(other, *run.find_corpus(other))
     assert (folder / "bin" / "done.json").read_text() == "{}"
+
+
+def test_a_damaged_plan_is_named(tmp_path):
+    args = run.parse(["--output", str(tmp_path)])
+    for content in ("", "{", "[]", '{"updates": 3}'):
+        (tmp_path / "plan.json").write_text(content)
+        with pytest.raises(UserError, match=f"{tmp_path}/plan.json: damaged; remove it"):
+            run.quickstart(args, *run.find_corpus(args))
+
+
+def test_a_seed_that_no_generator_takes_is_refused_first(capsys):
+    with pytest.raises(SystemExit):
+        run.parse(["--seed", "-1"])
+    assert "--seed: must be from 0 to 4294967295" in capsys.readouterr().err
+
+
+def test_a_model_that_could_not_be_written_is_one_line(tmp_path, monkeypatch):
+    """sentencepiece says nothing when the disk is full."""
+    corpus = Corpus(write_corpus(tmp_path / "raw"), "en", "de")
+    train = sentencepiece.SentencePieceTrainer.train
+
+    def half(**settings):
+        train(**settings)
+        path = Path(f"{settings['model_prefix']}.model")
+        path.write_bytes(path.read_bytes()[:300])
+
+    monkeypatch.setattr(sentencepiece.SentencePieceTrainer, "train", half)
+    with pytest.raises(UserError, match="sentencepiece.model can't be read back; is the disk full"):
+        prepare(corpus, tmp_path / "data", PIECES, Longest(511, 1023))
+    assert not (tmp_path / "data" / "bin").exists()
 
 
 def test_two_runs_do_not_make_the_same_data_at_once(tmp_path):

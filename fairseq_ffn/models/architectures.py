@@ -14,6 +14,7 @@ from typing import Dict, Mapping
 from fairseq.models import register_model_architecture
 from fairseq.models.transformer.transformer_legacy import base_architecture
 
+from fairseq_ffn.checkpoints import check_files_to_restore
 from fairseq_ffn.models import flags, transformer_ffn  # noqa: F401  (registers the model first)
 
 
@@ -101,6 +102,15 @@ def architecture_name(size: str, config: str) -> str:
     return f"transformer_ffn_{size}_{config}"
 
 
+@register_model_architecture("transformer_ffn", "transformer_ffn")
+def plain_architecture(args: argparse.Namespace) -> None:
+    """fairseq's ``transformer`` sizes (Transformer Base without the paper's dropout)."""
+    base_architecture(args)
+    flags.set_defaults(args)
+    flags.check(args)
+    check_files_to_restore(args)
+
+
 def apply(args: argparse.Namespace, size: str, config: str) -> None:
     """Fill in what the command line left open, then refuse what can't be honoured."""
     settings = {**SIZES[size].settings, **CONFIGS[config].settings}
@@ -118,9 +128,7 @@ def apply(args: argparse.Namespace, size: str, config: str) -> None:
         )
     for name, value in settings.items():
         setattr(args, name, getattr(args, name, value))
-    base_architecture(args)
-    flags.set_defaults(args)
-    flags.check(args)
+    plain_architecture(args)
 
 
 def _register(name: str, size: str, config: str) -> None:
@@ -130,14 +138,6 @@ def _register(name: str, size: str, config: str) -> None:
     architecture.__name__ = name
     architecture.__doc__ = f"{SIZES[size].source}; {CONFIGS[config].source}."
     register_model_architecture("transformer_ffn", name)(architecture)
-
-
-@register_model_architecture("transformer_ffn", "transformer_ffn")
-def plain_architecture(args: argparse.Namespace) -> None:
-    """fairseq's ``transformer`` sizes (Transformer Base without the paper's dropout)."""
-    base_architecture(args)
-    flags.set_defaults(args)
-    flags.check(args)
 
 
 for _size in SIZES:

@@ -138,6 +138,14 @@ def check(args: argparse.Namespace) -> ModelLayouts:
 
 def _refused_values(args: argparse.Namespace, layouts: ModelLayouts) -> Iterator[str]:
     """Values that argparse hasn't seen: --model-overrides sets flags behind its back."""
+    for stack in ("encoder", "decoder"):
+        kept = getattr(args, f"{stack}_layers_to_keep", None)
+        if kept and not isinstance(kept, str):
+            listed = ",".join(map(str, kept))
+            yield (
+                f"--{stack}-layers-to-keep {listed}: fairseq prunes layers only while it loads a "
+                f"checkpoint; use --model-overrides \"{{'{stack}_layers_to_keep': '{listed}'}}\""
+            )
     for name, choices in CHOICES.items():
         value = getattr(args, name)
         if value not in choices:

@@ -162,6 +162,13 @@ def _plans(cfg: TransformerConfig, stack: str) -> Iterator[LayerPlan]:
     layouts = flags.layouts_of(cfg)
     ffn = getattr(layouts, f"{stack}_ffn")
     self_attn = getattr(layouts, f"{stack}_self_attn")
+    # fairseq's configuration is slow to ask
+    settings = {
+        "block": getattr(cfg, f"{stack}_block"),
+        "parallel_norm": cfg.parallel_norm,
+        "parallel_scale": cfg.parallel_scale,
+        "share_ffn_norm": cfg.share_ffn_norm,
+    }
     for index in range(len(ffn.modules)):
         group = ffn.modules[index]
         yield LayerPlan(
@@ -174,10 +181,7 @@ def _plans(cfg: TransformerConfig, stack: str) -> Iterator[LayerPlan]:
             self_attn_comes_later=stack == "decoder"
             and self_attn.modules[index] in self_attn.common,
             cross_attn=layouts.decoder_cross_attn.modules[index] if stack == "decoder" else None,
-            block=getattr(cfg, f"{stack}_block"),
-            parallel_norm=cfg.parallel_norm,
-            parallel_scale=cfg.parallel_scale,
-            share_ffn_norm=cfg.share_ffn_norm,
+            **settings,
         )
 
 

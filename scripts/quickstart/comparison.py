@@ -53,8 +53,9 @@ def comparison(
         f"†: differs from {models[0]} with p < {SIGNIFICANT} (paired bootstrap).",
         f"Tokens/s: batch {protocol['batch_size']}, beam {protocol['beam']}, "
         f"{protocol['threads']} thread, {latency['sentences']} sentences, mean and standard "
-        f"deviation of {protocol['runs']} runs. Relative: the models in turn on the same "
-        "sentences, with 95% interval.",
+        f"deviation of {protocol['runs']} runs, one model after the other on a machine that may "
+        "drift. Relative is to compare by: the models in turn on the same sentences, with 95% "
+        "interval.",
         "Multiply-adds: matrix products per source and per target token, without attention scores "
         "and without the output projection.",
         _convergence(plan, models, folder),

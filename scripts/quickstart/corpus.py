@@ -188,7 +188,12 @@ def _to_pieces(corpus: Corpus, pieces: Path, vocabulary_size: int, longest: Long
             f"sentencepiece can't make {vocabulary_size} pieces of {corpus.raw}: "
             f"{str(error).strip().splitlines()[-1]}; choose another --vocabulary-size"
         ) from error
-    model = sentencepiece.SentencePieceProcessor(model_file=str(pieces / "sentencepiece.model"))
+    try:
+        model = sentencepiece.SentencePieceProcessor(model_file=str(pieces / "sentencepiece.model"))
+    except (RuntimeError, OSError) as error:  # it doesn't notice when writing fails
+        raise UserError(
+            f"{pieces / 'sentencepiece.model'} can't be read back; is the disk full?"
+        ) from error
     # fairseq adds its own <s>, <pad>, </s> and <unk> before these
     with open(pieces / "dict.txt", "w", encoding="utf-8") as file:
         for index in range(3, len(model)):

@@ -112,6 +112,8 @@ def parse(arguments: List[str]) -> argparse.Namespace:
         )
     if not 0 < args.minutes < math.inf:
         parser.error("--minutes: must be more than 0")
+    if not 0 <= args.seed < 2**32:
+        parser.error("--seed: must be from 0 to 4294967295")
     if args.updates is not None and args.updates < 1:
         parser.error("--updates: must be at least 1")
     if (args.source_lang is None) != (args.target_lang is None):
@@ -195,8 +197,12 @@ def _plan_that_is_there(output: Path, wanted: Dict[str, object]) -> Optional[Dic
     path = output / "plan.json"
     if not path.is_file():
         return None
-    plan = json.loads(path.read_text())
-    check_same(output, plan["settings"], wanted)
+    try:
+        plan = json.loads(path.read_text())
+        there = plan["settings"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: damaged; remove it to plan anew, or the whole folder") from error
+    check_same(output, there, wanted)
     return plan
 
 

@@ -57,6 +57,19 @@ REFUSED: Dict[str, Tuple[Dict[str, object], Tuple[str, ...]]] = {
         {"decoder_ffn_layout": "a,@x,a"},
         ("--decoder-ffn-layout 'a,@x,a'", "layer 1", "'@x'", "--encoder-ffn-layout"),
     ),
+    # each error shows the layout as it was typed
+    "tied, other stack by default": (
+        {"encoder_ffn_layout": "tied"},
+        ("--encoder-ffn-layout 'tied'", "--decoder-ffn-layout 'independent' doesn't use it"),
+    ),
+    # what fairseq's parser makes of --encoder-layers-to-keep 0,2
+    "pruning while training": (
+        {"encoder_layers_to_keep": [0, 2]},
+        (
+            "--encoder-layers-to-keep 0,2",
+            "--model-overrides \"{'encoder_layers_to_keep': '0,2'}\"",
+        ),
+    ),
     # widths
     "FFN width": (
         {**TIED, "encoder_ffn_embed_dim": 40},
