@@ -27,11 +27,16 @@ from fairseq_ffn.decoding.candidates import (
 from fairseq_ffn.errors import UserError
 from fairseq_ffn.files import write_json
 from fairseq_ffn.latency.clock import Clock, PeakMemory
-from fairseq_ffn.latency.comparison import Interleaved, break_even
+from fairseq_ffn.latency.comparison import Interleaved, Ratio, break_even
 from fairseq_ffn.latency.comparison_record import SCHEMA
 from fairseq_ffn.latency.machine import device_name, machine, versions
 
 logger = logging.getLogger(__name__)
+
+#: batches at each batch size, if the set has them; with fewer the interval of a ratio is wide
+FEWEST_BATCHES = 10
+#: target tokens of untrained models, unless --force-length says otherwise
+FORCED_LENGTH = 25
 
 DESCRIPTION = """compare the speed of several models, decoding the same sentences in turn
 
@@ -43,7 +48,7 @@ target symbol of the best hypothesis, end of sentence counted.
   trained models on real text:
     fairseq-ffn compare-latency A.pt B.pt --data DATA-BIN
   any architectures without training, at a forced length:
-    fairseq-ffn compare-latency --random-init --vocab-size 32000 --force-length 25 \\
+    fairseq-ffn compare-latency --random-init --vocab-size 32000 \\
         --arch transformer_ffn_big,transformer_ffn_big_one_wide
   from which batch size on is which faster:
     ... --batch-sizes 1,2,4,8,16,32,64"""
@@ -81,15 +86,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive,
         metavar="N",
         help="decode exactly N target tokens (and end of sentence), so that the models' work "
-        "doesn't depend on what they translate",
+        f"doesn't depend on what they translate (default with --random-init: {FORCED_LENGTH})",
     )
     text.add_argument(
         "--sentences",
         type=positive,
         default=100,
         metavar="N",
-        help="sentences at each batch size, spread over the set; never fewer than 5 batches "
-        "(default: %(default)s)",
+        help="sentences at each batch size, spread over the set; never fewer than "
+        f"{FEWEST_BATCHES} batches, unless the set holds fewer (default: %(default)s)",
     )
     protocol = parser.add_argument_group("how")
     protocol.add_argument(
@@ -151,7 +156,7 @@ def run(args: argparse.Namespace) -> None:
     for length in args.source_lengths or [None]:
         tables = []
         for batch_size in args.batch_sizes:
-            count = max(5, -(-args.sentences // batch_size))
+            count = max(FEWEST_BATCHES, -(-args.sentences // batch_size))
             if length is None:
                 batches = text.batches(batch_size, count, device)
             else:
@@ -200,12 +205,13 @@ def _check(args: argparse.Namespace) -> None:
             raise UserError("--random-init: give --arch A,B,... and no checkpoints")
         if not args.arch:
             raise UserError("--random-init: name the architectures with --arch A,B,...")
-        if args.force_length is None:
-            raise UserError(
-                "--random-init: add --force-length N; untrained models never end a sentence"
-            )
         if (args.vocab_size is None) == (args.data is None):
             raise UserError("--random-init: give either --vocab-size V or --data DIR")
+        if args.force_length is None:
+            args.force_length = FORCED_LENGTH
+            logger.info(
+                f"--force-length {FORCED_LENGTH}, since untrained models never end a sentence"
+            )
         if args.data is None and not args.source_lengths:
             args.source_lengths = [args.force_length]
     else:
@@ -276,7 +282,7 @@ def _table(result: Dict[str, Any]) -> List[str]:
         ]
         for ratio in result["ratios"]:
             if ratio["name"] == model["name"]:
-                cells.append(f"{ratio['ratio']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}]")
+                cells.append(str(Ratio(**ratio)))
         rows.append(cells + [""] * (len(rows[0]) - len(cells)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["", f"{title} ({result['batches']} batches; [95% interval of the ratio])"]

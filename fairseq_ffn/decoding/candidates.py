@@ -239,6 +239,11 @@ class SetToDecode:
         """
         self.check_batch_size(batch_size)
         whole = len(self.order) // batch_size
+        if whole < count:
+            logger.info(
+                f"{self.subset}: {whole} batches of {batch_size}, since it has no more; with few "
+                "batches the intervals are wide"
+            )
         chosen = [
             self.order[number * batch_size : (number + 1) * batch_size]
             for number in spread_over(whole, min(count, whole))

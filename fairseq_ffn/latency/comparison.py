@@ -51,17 +51,19 @@ class Ratio:
         name: the model.
         baseline: what it is compared with.
         ratio: above 1 means faster.
-        low: lower end of the 95% interval.
+        low: lower end of the 95% interval, or None if there are too few batches to tell.
         high: upper end.
     """
 
     name: str
     baseline: str
     ratio: float
-    low: float
-    high: float
+    low: Optional[float]
+    high: Optional[float]
 
     def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            return f"{self.ratio:.3f} [too few batches]"
         return f"{self.ratio:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 

@@ -11,6 +11,7 @@ import torch
 from commands.lab import INSTALLED, words, write_corpus
 from fairseq_ffn.checkpoints import load_checkpoint, save_checkpoint
 from fairseq_ffn.cli.main import main
+from fairseq_ffn.latency.comparison_record import read_comparison
 
 pytestmark = pytest.mark.slow
 
@@ -138,6 +139,27 @@ def test_the_smallest_vocabulary_and_the_longest_sentence(capsys):
     flags = "--vocab-size 5 --force-length 2 --source-lengths 1023 --batch-sizes 1"
     assert compare(*UNTRAINED, *words(flags)) == 0
     assert "1023 source tokens" in capsys.readouterr().out
+
+
+def test_untrained_models_decode_25_tokens_unless_told_otherwise(tmp_path, capsys):
+    output = tmp_path / "comparison.json"
+    assert compare(*UNTRAINED, "--vocab-size", 9, "--output", output) == 0
+    assert "--force-length 25, since untrained models" in capsys.readouterr().err
+    record = json.loads(output.read_text())
+    assert record["protocol"]["force_length"] == 25
+    table = record["results"][0]
+    assert table["source_length"] == 25 and table["batches"] == 10
+    assert {batch["tokens"] for batch in table["models"][0]["raw"][0]} == {26}
+
+
+def test_two_batches_give_no_interval(lab, tmp_path, capsys):
+    output = tmp_path / "comparison.json"
+    twice = [baseline(lab)] * 2
+    assert compare(*twice, "--data", lab.data(), "--batch-sizes", 15, "--output", output) == 0
+    ratio = json.loads(output.read_text())["results"][0]["ratios"][0]
+    assert ratio["ratio"] > 0 and ratio["low"] is None and ratio["high"] is None
+    assert "[too few batches]" in capsys.readouterr().out
+    read_comparison(output)
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-1", "x"])
