@@ -26,8 +26,9 @@ from fairseq_ffn.decoding.candidates import (
 )
 from fairseq_ffn.errors import UserError
 from fairseq_ffn.files import write_json
+from fairseq_ffn.latency.break_even import BreakEven, break_even
 from fairseq_ffn.latency.clock import Clock, PeakMemory
-from fairseq_ffn.latency.comparison import Interleaved, Ratio, break_even
+from fairseq_ffn.latency.comparison import Interleaved, Ratio
 from fairseq_ffn.latency.comparison_record import SCHEMA
 from fairseq_ffn.latency.machine import device_name, machine, versions
 
@@ -152,7 +153,7 @@ def run(args: argparse.Namespace) -> None:
     clock, memory = Clock(device), PeakMemory(device)
     search = Search(args.beam, args.max_len_a, args.max_len_b, args.force_length)
     candidates = [model.candidate(search, clock) for model in loaded]
-    results = []
+    results, break_evens = [], []
     for length in args.source_lengths or [None]:
         tables = []
         for batch_size in args.batch_sizes:
@@ -169,7 +170,9 @@ def run(args: argparse.Namespace) -> None:
             tables.append(_result(interleaved, batch_size, length, memory.megabytes()))
             print("\n".join(_table(tables[-1])), flush=True)
         if len(tables) > 1:
-            print("\n".join(_break_evens(tables)), flush=True)
+            found = _break_evens(tables)
+            print("\n".join(["", "break-even in sentences a batch", *map(str, found)]), flush=True)
+            break_evens += [{"source_length": length, **asdict(pair)} for pair in found]
         results += tables
     if args.output is not None:
         record = {
@@ -191,6 +194,7 @@ def run(args: argparse.Namespace) -> None:
                 "seed": args.seed,
             },
             "results": results,
+            "break_evens": break_evens,
             "versions": versions(),
             "machine": machine(device),
         }
@@ -291,22 +295,13 @@ def _table(result: Dict[str, Any]) -> List[str]:
     return lines
 
 
-def _break_evens(tables: Sequence[Dict[str, Any]]) -> List[str]:
+def _break_evens(tables: Sequence[Dict[str, Any]]) -> List[BreakEven]:
     """For each pair, where the faster model changes."""
-    lines = ["", "break-even"]
     sizes = [table["batch_size"] for table in tables]
-    for pair, first in enumerate(tables[0]["ratios"]):
-        name, baseline = first["name"], first["baseline"]
-        ratios = [table["ratios"][pair]["ratio"] for table in tables]
-        crossing = break_even(sizes, ratios)
-        if crossing is None:
-            faster = "faster" if ratios[-1] > 1 else "not faster"
-            lines.append(f"{name} is {faster} than {baseline} at all of these batch sizes")
-        else:
-            size, below = crossing
-            where = "below" if below else "above"
-            lines.append(f"{name} is faster than {baseline} {where} batch size {size:.0f}")
-    return lines
+    return [
+        break_even(sizes, [Ratio(**table["ratios"][pair]) for table in tables])
+        for pair in range(len(tables[0]["ratios"]))
+    ]
 
 
 def _numbers(text: str) -> List[int]:

@@ -14,7 +14,7 @@ import random
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from fairseq_ffn.latency import statistics
 from fairseq_ffn.latency.clock import Clock
@@ -172,24 +172,3 @@ class Interleaved:
             sum(getattr(one[batch], name) for one in self.timed[model])
             for batch in range(len(self.batches))
         ]
-
-
-def break_even(batch_sizes: Sequence[int], ratios: Sequence[float]) -> Optional[Tuple[float, bool]]:
-    """Where a ratio of speeds crosses 1 for good as the batch grows.
-
-    Args:
-        batch_sizes: in growing order.
-        ratios: one per batch size.
-
-    Returns:
-        the batch size of the last crossing (straight line between the neighbours, in the logarithm
-        of the batch size), and whether the model is the faster one *below* it; None if the ratio
-        doesn't cross 1.
-    """
-    for index in range(len(ratios) - 1, 0, -1):
-        before, after = ratios[index - 1] - 1, ratios[index] - 1
-        if (before > 0) != (after > 0):
-            share = before / (before - after)
-            size = batch_sizes[index - 1] * (batch_sizes[index] / batch_sizes[index - 1]) ** share
-            return size, before > 0
-    return None

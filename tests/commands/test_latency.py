@@ -157,6 +157,10 @@ def test_compare_latency_of_checkpoints(lab, tmp_path):
             assert len(model["raw"]) == 2 and 0 < model["encoder_share"] < 1
     assert "batch size 4" in result.out and "break-even" in result.out
     assert "against baseline" in result.out
+    assert [pair["name"] for pair in record["break_evens"]] == ["one_wide", "stock", "stock"]
+    for pair in record["break_evens"]:
+        assert sorted(pair["faster"] + pair["slower"] + pair["not_told_apart"]) == [1, 4]
+        assert f"{pair['name']} against {pair['baseline']}: " in result.out
     few = "test: 7 batches of 4, since it has no more; with few batches the intervals are wide"
     assert few in result.err
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from fairseq_ffn.latency.comparison import Candidate, Interleaved, break_even
+from fairseq_ffn.latency.comparison import Candidate, Interleaved
 from latency.fakes import FakeClock, FakeModel
 
 
@@ -84,22 +84,3 @@ def test_speed_and_encoder_share():
     assert compared.tokens_per_second(1)["mean"] == 5.0
     assert compared.encoder_share(0) == pytest.approx(0.5 / 3)
     assert compared.encoder_share(1) == pytest.approx(0.5 / 6)
-
-
-@pytest.mark.parametrize(
-    ("ratios", "expected"),
-    [
-        ([1.2, 1.1, 1.05], None),
-        ([0.9, 0.8, 0.7], None),
-        ([1.2, 1.0 + 1e-9, 0.8], (2.0, True)),
-        ([1.1, 0.9, 0.8], (2**0.5, True)),
-        ([0.9, 0.9, 1.1], (2 * 2**0.5, False)),
-        ([1.1, 0.9, 1.1], (2 * 2**0.5, False)),
-    ],
-)
-def test_break_even(ratios, expected):
-    found = break_even([1, 2, 4], ratios)
-    if expected is None:
-        assert found is None
-    else:
-        assert found[0] == pytest.approx(expected[0]) and found[1] is expected[1]
