@@ -78,7 +78,8 @@ def ratio_interval(
     errors. The percentiles of the drawn ratios themselves would be too narrow with few batches
     (they hold the truth 75 times in 100 with three batches, 85 with five). A drawing of one batch
     only has no standard error and doesn't count; as such drawings are the far ones and not rare
-    below five batches, the interval is never narrower than Student's.
+    below five batches, the interval is never narrower than Student's. Nor is it more than twice as
+    wide: where one batch is far off all others, a drawing without it has next to no standard error.
 
     Args:
         tokens: ``(2, batches)``, of the model and of the one it is compared with.
@@ -104,7 +105,10 @@ def ratio_interval(
         some = errors > 1e-12
         distances.append(numpy.abs(drawn[some] - log_ratio) / errors[some])
     far = numpy.concatenate(distances)
-    quantile = max(t95(batches - 1), float(numpy.percentile(far, 95)) if far.size else 0.0)
+    student = t95(batches - 1)
+    quantile = student
+    if far.size:
+        quantile = min(max(student, float(numpy.percentile(far, 95))), 2 * student)
     low, high = numpy.exp([log_ratio - quantile * error, log_ratio + quantile * error])
     return ratio, float(low), float(high)
 

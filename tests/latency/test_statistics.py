@@ -112,6 +112,14 @@ def test_the_interval_is_not_wider_than_it_has_to_be():
     assert numpy.mean(widths) == pytest.approx(2 * 1.96 * numpy.std(drawn), rel=0.15)
 
 
+def test_one_batch_that_is_far_off_does_not_blow_the_interval_up():
+    generator = numpy.random.default_rng(1)
+    seconds = generator.lognormal(0, 0.001, (2, 40))
+    seconds[1, 7] *= 1.6  # 1.5% of the sum
+    ratio, low, high = statistics.ratio_interval(numpy.ones((2, 40)), seconds)
+    assert 0.95 < low < 1 < ratio < high < 1.08
+
+
 def test_the_interval_depends_on_the_seed_alone():
     values = decoded(numpy.random.default_rng(1), 8, heavy=False)
     assert statistics.ratio_interval(*values, seed=2) == statistics.ratio_interval(*values, seed=2)
