@@ -91,6 +91,7 @@ class Interleaved:
         warmup: int = 1,
         progress: Optional[Callable[[str], None]] = None,
         label: str = "",
+        between: Optional[Callable[[], None]] = None,
     ) -> None:
         """Decode everything.
 
@@ -99,6 +100,7 @@ class Interleaved:
             warmup: batches that each model decodes before, not counted, spread over the batches.
             progress: called with a line from time to time (default: the log).
             label: what is measured, for that line.
+            between: called between two rounds, outside the timer.
         """
         order = random.Random(self.seed)
         progress = progress or logger.info
@@ -112,6 +114,8 @@ class Interleaved:
             itertools.product(range(self.rounds), range(len(self.batches))), start=1
         ):
             if number == 0:
+                if round_ > 0 and between is not None:
+                    between()
                 for timed in self.timed:
                     timed.append([])
             turns = list(range(len(self.candidates)))
@@ -120,7 +124,7 @@ class Interleaved:
                 for turn in turns:
                     decode = partial(self.candidates[turn].decode, self.batches[number])
                     self.timed[turn][-1].append(time_decode(clock, decode)[0])
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, SystemExit):
                 progress(
                     f"latency: {label}interrupted in round {round_ + 1} of {self.rounds}, batch "
                     f"{number + 1} of {len(self.batches)}"
