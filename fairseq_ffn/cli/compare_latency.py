@@ -30,6 +30,7 @@ from fairseq_ffn.latency.break_even import BreakEven, break_even
 from fairseq_ffn.latency.clock import Clock, PeakMemory
 from fairseq_ffn.latency.comparison import Interleaved, Ratio
 from fairseq_ffn.latency.comparison_record import SCHEMA
+from fairseq_ffn.latency.interruption import unwind_on_sigterm
 from fairseq_ffn.latency.machine import device_name, machine, versions
 
 logger = logging.getLogger(__name__)
@@ -123,6 +124,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=3,
         help="batches each model decodes before, not counted (default: 3)",
     )
+    protocol.add_argument(
+        "--keep-in-place",
+        action="store_true",
+        help="leave the weights where they lie in memory; by default they move between rounds (CPU "
+        "only), since where they lie can make a per cent",
+    )
     protocol.add_argument("--fp16", action="store_true", help="half precision (GPU)")
     protocol.add_argument("--cpu", action="store_true", help="use the CPU even if there is a GPU")
     protocol.add_argument(
@@ -136,6 +143,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Load, decode in turn, print, save."""
     _check(args)
+    undo = unwind_on_sigterm()
+    try:
+        _compare(args)
+    finally:
+        undo()
+
+
+def _compare(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
     loaded = _load(args)
@@ -153,6 +168,11 @@ def run(args: argparse.Namespace) -> None:
     clock, memory = Clock(device), PeakMemory(device)
     search = Search(args.beam, args.max_len_a, args.max_len_b, args.force_length)
     candidates = [model.candidate(search, clock) for model in loaded]
+
+    def refresh() -> None:
+        for model in loaded:  # one after the other: memory holds one model more
+            model.refresh()
+
     results, break_evens = [], []
     for length in args.source_lengths or [None]:
         tables = []
@@ -166,7 +186,8 @@ def run(args: argparse.Namespace) -> None:
             label = f"batch size {batch_size}, " if len(args.batch_sizes) > 1 else ""
             memory.reset()
             interleaved = Interleaved(candidates, batches, args.rounds, args.seed)
-            interleaved.run(clock, args.warmup, label=label)
+            between = None if args.keep_in_place else refresh
+            interleaved.run(clock, args.warmup, label=label, between=between)
             tables.append(_result(interleaved, batch_size, length, memory.megabytes()))
             print("\n".join(_table(tables[-1])), flush=True)
         if len(tables) > 1:
@@ -185,6 +206,7 @@ def run(args: argparse.Namespace) -> None:
                 "beam": args.beam,
                 "rounds": args.rounds,
                 "warmup": args.warmup,
+                "keep_in_place": args.keep_in_place,
                 "max_len_a": args.max_len_a,
                 "max_len_b": args.max_len_b,
                 "force_length": args.force_length,
