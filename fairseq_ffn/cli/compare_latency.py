@@ -26,12 +26,19 @@ from fairseq_ffn.decoding.candidates import (
 )
 from fairseq_ffn.errors import UserError
 from fairseq_ffn.files import write_json
+from fairseq_ffn.latency.break_even import BreakEven, break_even
 from fairseq_ffn.latency.clock import Clock, PeakMemory
-from fairseq_ffn.latency.comparison import Interleaved, break_even
+from fairseq_ffn.latency.comparison import Interleaved, Ratio
 from fairseq_ffn.latency.comparison_record import SCHEMA
+from fairseq_ffn.latency.interruption import unwind_on_sigterm
 from fairseq_ffn.latency.machine import device_name, machine, versions
 
 logger = logging.getLogger(__name__)
+
+#: batches at each batch size, if the set has them; with fewer the interval of a ratio is wide
+FEWEST_BATCHES = 10
+#: target tokens of untrained models, unless --force-length says otherwise
+FORCED_LENGTH = 25
 
 DESCRIPTION = """compare the speed of several models, decoding the same sentences in turn
 
@@ -43,7 +50,7 @@ target symbol of the best hypothesis, end of sentence counted.
   trained models on real text:
     fairseq-ffn compare-latency A.pt B.pt --data DATA-BIN
   any architectures without training, at a forced length:
-    fairseq-ffn compare-latency --random-init --vocab-size 32000 --force-length 25 \\
+    fairseq-ffn compare-latency --random-init --vocab-size 32000 \\
         --arch transformer_ffn_big,transformer_ffn_big_one_wide
   from which batch size on is which faster:
     ... --batch-sizes 1,2,4,8,16,32,64"""
@@ -81,15 +88,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive,
         metavar="N",
         help="decode exactly N target tokens (and end of sentence), so that the models' work "
-        "doesn't depend on what they translate",
+        f"doesn't depend on what they translate (default with --random-init: {FORCED_LENGTH})",
     )
     text.add_argument(
         "--sentences",
         type=positive,
         default=100,
         metavar="N",
-        help="sentences at each batch size, spread over the set; never fewer than 5 batches "
-        "(default: %(default)s)",
+        help="sentences at each batch size, spread over the set; never fewer than "
+        f"{FEWEST_BATCHES} batches, unless the set holds fewer (default: %(default)s)",
     )
     protocol = parser.add_argument_group("how")
     protocol.add_argument(
@@ -117,6 +124,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=3,
         help="batches each model decodes before, not counted (default: 3)",
     )
+    protocol.add_argument(
+        "--keep-in-place",
+        action="store_true",
+        help="leave the weights where they lie in memory; by default they move between rounds (CPU "
+        "only), since where they lie can make a per cent",
+    )
     protocol.add_argument("--fp16", action="store_true", help="half precision (GPU)")
     protocol.add_argument("--cpu", action="store_true", help="use the CPU even if there is a GPU")
     protocol.add_argument(
@@ -130,6 +143,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Load, decode in turn, print, save."""
     _check(args)
+    undo = unwind_on_sigterm()
+    try:
+        _compare(args)
+    finally:
+        undo()
+
+
+def _compare(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
     loaded = _load(args)
@@ -147,11 +168,16 @@ def run(args: argparse.Namespace) -> None:
     clock, memory = Clock(device), PeakMemory(device)
     search = Search(args.beam, args.max_len_a, args.max_len_b, args.force_length)
     candidates = [model.candidate(search, clock) for model in loaded]
-    results = []
+
+    def refresh() -> None:
+        for model in loaded:  # one after the other: memory holds one model more
+            model.refresh()
+
+    results, break_evens = [], []
     for length in args.source_lengths or [None]:
         tables = []
         for batch_size in args.batch_sizes:
-            count = max(5, -(-args.sentences // batch_size))
+            count = max(FEWEST_BATCHES, -(-args.sentences // batch_size))
             if length is None:
                 batches = text.batches(batch_size, count, device)
             else:
@@ -160,11 +186,14 @@ def run(args: argparse.Namespace) -> None:
             label = f"batch size {batch_size}, " if len(args.batch_sizes) > 1 else ""
             memory.reset()
             interleaved = Interleaved(candidates, batches, args.rounds, args.seed)
-            interleaved.run(clock, args.warmup, label=label)
+            between = None if args.keep_in_place else refresh
+            interleaved.run(clock, args.warmup, label=label, between=between)
             tables.append(_result(interleaved, batch_size, length, memory.megabytes()))
             print("\n".join(_table(tables[-1])), flush=True)
         if len(tables) > 1:
-            print("\n".join(_break_evens(tables)), flush=True)
+            found = _break_evens(tables)
+            print("\n".join(["", "break-even in sentences a batch", *map(str, found)]), flush=True)
+            break_evens += [{"source_length": length, **asdict(pair)} for pair in found]
         results += tables
     if args.output is not None:
         record = {
@@ -177,6 +206,7 @@ def run(args: argparse.Namespace) -> None:
                 "beam": args.beam,
                 "rounds": args.rounds,
                 "warmup": args.warmup,
+                "keep_in_place": args.keep_in_place,
                 "max_len_a": args.max_len_a,
                 "max_len_b": args.max_len_b,
                 "force_length": args.force_length,
@@ -186,6 +216,7 @@ def run(args: argparse.Namespace) -> None:
                 "seed": args.seed,
             },
             "results": results,
+            "break_evens": break_evens,
             "versions": versions(),
             "machine": machine(device),
         }
@@ -200,12 +231,13 @@ def _check(args: argparse.Namespace) -> None:
             raise UserError("--random-init: give --arch A,B,... and no checkpoints")
         if not args.arch:
             raise UserError("--random-init: name the architectures with --arch A,B,...")
-        if args.force_length is None:
-            raise UserError(
-                "--random-init: add --force-length N; untrained models never end a sentence"
-            )
         if (args.vocab_size is None) == (args.data is None):
             raise UserError("--random-init: give either --vocab-size V or --data DIR")
+        if args.force_length is None:
+            args.force_length = FORCED_LENGTH
+            logger.info(
+                f"--force-length {FORCED_LENGTH}, since untrained models never end a sentence"
+            )
         if args.data is None and not args.source_lengths:
             args.source_lengths = [args.force_length]
     else:
@@ -276,7 +308,7 @@ def _table(result: Dict[str, Any]) -> List[str]:
         ]
         for ratio in result["ratios"]:
             if ratio["name"] == model["name"]:
-                cells.append(f"{ratio['ratio']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}]")
+                cells.append(str(Ratio(**ratio)))
         rows.append(cells + [""] * (len(rows[0]) - len(cells)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["", f"{title} ({result['batches']} batches; [95% interval of the ratio])"]
@@ -285,22 +317,13 @@ def _table(result: Dict[str, Any]) -> List[str]:
     return lines
 
 
-def _break_evens(tables: Sequence[Dict[str, Any]]) -> List[str]:
+def _break_evens(tables: Sequence[Dict[str, Any]]) -> List[BreakEven]:
     """For each pair, where the faster model changes."""
-    lines = ["", "break-even"]
     sizes = [table["batch_size"] for table in tables]
-    for pair, first in enumerate(tables[0]["ratios"]):
-        name, baseline = first["name"], first["baseline"]
-        ratios = [table["ratios"][pair]["ratio"] for table in tables]
-        crossing = break_even(sizes, ratios)
-        if crossing is None:
-            faster = "faster" if ratios[-1] > 1 else "not faster"
-            lines.append(f"{name} is {faster} than {baseline} at all of these batch sizes")
-        else:
-            size, below = crossing
-            where = "below" if below else "above"
-            lines.append(f"{name} is faster than {baseline} {where} batch size {size:.0f}")
-    return lines
+    return [
+        break_even(sizes, [Ratio(**table["ratios"][pair]) for table in tables])
+        for pair in range(len(tables[0]["ratios"]))
+    ]
 
 
 def _numbers(text: str) -> List[int]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
+import contextlib
+import io
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
-from fairseq import checkpoint_utils, utils
+from fairseq import checkpoint_utils, options, utils
 from fairseq.data import Dictionary, LanguagePairDataset, data_utils
 from fairseq.dataclass.configs import FairseqConfig
-from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
+from fairseq.models import ARCH_MODEL_REGISTRY
+from fairseq.models.nat import FairseqNATModel
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from omegaconf import OmegaConf
 
@@ -51,12 +53,14 @@ class LoadedModel:
     name: str
     task: TranslationTask
     model: Any
+    #: as ``--arch`` takes it, if the model doesn't know it
+    arch: Optional[str] = None
 
     def facts(self) -> Dict[str, Any]:
         """For the record."""
         return {
             "name": self.name,
-            "arch": architecture_of([self.model]),
+            "arch": self.arch or architecture_of([self.model]),
             "parameters": parameters_of([self.model]),
         }
 
@@ -66,6 +70,26 @@ class LoadedModel:
             self.model.half()
         self.model.to(device)
         self.model.eval()
+
+    def refresh(self) -> None:
+        """Move the weights to other places in memory; on a GPU they stay where they are.
+
+        Two copies of a model can differ in speed by a per cent through where they lie. What is
+        shared stays shared. Meanwhile memory holds the model twice; all weights are copied before
+        the old ones go, or each would only move to its neighbour's place.
+        """
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        if any(tensor.device.type != "cpu" for tensor in tensors):
+            return
+        copies: Dict[int, torch.UntypedStorage] = {}
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in copies:
+                copies[storage.data_ptr()] = storage.clone()
+        for tensor in tensors:
+            copy = copies[tensor.untyped_storage().data_ptr()]
+            place = (tensor.storage_offset(), tensor.size(), tensor.stride())
+            tensor.data = torch.empty(0, dtype=tensor.dtype).set_(copy, *place)
 
     def candidate(self, search: Search, clock: Clock) -> Candidate:
         """The model as something that decodes batches."""
@@ -130,18 +154,48 @@ def build_untrained(
         seed: of the weights.
 
     Raises:
-        UserError: an architecture isn't known.
+        UserError: an architecture isn't known, or beam search can't translate with it.
     """
     loaded = []
     for arch, name in zip(architectures, short_names(architectures)):
         if arch not in ARCH_MODEL_REGISTRY:
             raise UserError(f"--arch {arch}: no such architecture; fairseq-ffn archs lists ours")
-        joined = task.source_dictionary == task.target_dictionary
-        args = argparse.Namespace(arch=arch, share_all_embeddings=joined)
-        ARCH_CONFIG_REGISTRY[arch](args)
-        utils.set_torch_seed(seed)
-        loaded.append(LoadedModel(name, task, ARCH_MODEL_REGISTRY[arch].build_model(args, task)))
+        try:
+            loaded.append(LoadedModel(name, task, _untrained(arch, task, seed), arch))
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"--arch {arch}: no model that beam search translates with "
+                f"({type(error).__name__}{': ' if reason else ''}{reason})"
+            ) from error
     return loaded
+
+
+def _untrained(arch: str, task: TranslationTask, seed: int) -> Any:
+    """One model, with the flags that fairseq-train would give it; it has decoded one symbol."""
+    flags = ["", "--task", "translation", "--arch", arch]
+    if task.source_dictionary == task.target_dictionary:
+        flags.append("--share-all-embeddings")
+    parser = options.get_training_parser()
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        try:
+            # a model that doesn't know a flag leaves it over
+            args, _ = options.parse_args_and_arch(parser, flags, parse_known=True)
+        except SystemExit as error:  # it needs flags of its own
+            raise ValueError(said.getvalue().splitlines()[-1]) from error
+    utils.set_torch_seed(seed)
+    model = ARCH_MODEL_REGISTRY[arch].build_model(args, task)
+    kind = type(model).__name__
+    if not (hasattr(model, "encoder") and hasattr(model, "decoder")):
+        raise TypeError(f"{kind} has no encoder and decoder")
+    if isinstance(model, FairseqNATModel):
+        raise TypeError(f"{kind} translates by a search of its own")
+    model.eval()
+    search = OmegaConf.structured(FairseqConfig()).generation
+    search.max_len_b = 1
+    batch = random_batches(task.source_dictionary, [1], 1, 1, torch.device("cpu"))[0]
+    task.inference_step(task.build_generator([model], search), [model], batch)
+    return model
 
 
 def task_of_size(vocabulary_size: int) -> TranslationTask:
@@ -239,6 +293,11 @@ class SetToDecode:
         """
         self.check_batch_size(batch_size)
         whole = len(self.order) // batch_size
+        if whole < count:
+            logger.info(
+                f"{self.subset}: {whole} batches of {batch_size}, since it has no more; with few "
+                "batches the intervals are wide"
+            )
         chosen = [
             self.order[number * batch_size : (number + 1) * batch_size]
             for number in spread_over(whole, min(count, whole))

@@ -14,7 +14,7 @@ import random
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from fairseq_ffn.latency import statistics
 from fairseq_ffn.latency.clock import Clock
@@ -51,17 +51,19 @@ class Ratio:
         name: the model.
         baseline: what it is compared with.
         ratio: above 1 means faster.
-        low: lower end of the 95% interval.
+        low: lower end of the 95% interval, or None if there are too few batches to tell.
         high: upper end.
     """
 
     name: str
     baseline: str
     ratio: float
-    low: float
-    high: float
+    low: Optional[float]
+    high: Optional[float]
 
     def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            return f"{self.ratio:.3f} [too few batches]"
         return f"{self.ratio:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
@@ -89,6 +91,7 @@ class Interleaved:
         warmup: int = 1,
         progress: Optional[Callable[[str], None]] = None,
         label: str = "",
+        between: Optional[Callable[[], None]] = None,
     ) -> None:
         """Decode everything.
 
@@ -97,6 +100,7 @@ class Interleaved:
             warmup: batches that each model decodes before, not counted, spread over the batches.
             progress: called with a line from time to time (default: the log).
             label: what is measured, for that line.
+            between: called between two rounds, outside the timer.
         """
         order = random.Random(self.seed)
         progress = progress or logger.info
@@ -110,6 +114,8 @@ class Interleaved:
             itertools.product(range(self.rounds), range(len(self.batches))), start=1
         ):
             if number == 0:
+                if round_ > 0 and between is not None:
+                    between()
                 for timed in self.timed:
                     timed.append([])
             turns = list(range(len(self.candidates)))
@@ -118,7 +124,7 @@ class Interleaved:
                 for turn in turns:
                     decode = partial(self.candidates[turn].decode, self.batches[number])
                     self.timed[turn][-1].append(time_decode(clock, decode)[0])
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, SystemExit):
                 progress(
                     f"latency: {label}interrupted in round {round_ + 1} of {self.rounds}, batch "
                     f"{number + 1} of {len(self.batches)}"
@@ -170,24 +176,3 @@ class Interleaved:
             sum(getattr(one[batch], name) for one in self.timed[model])
             for batch in range(len(self.batches))
         ]
-
-
-def break_even(batch_sizes: Sequence[int], ratios: Sequence[float]) -> Optional[Tuple[float, bool]]:
-    """Where a ratio of speeds crosses 1 for good as the batch grows.
-
-    Args:
-        batch_sizes: in growing order.
-        ratios: one per batch size.
-
-    Returns:
-        the batch size of the last crossing (straight line between the neighbours, in the logarithm
-        of the batch size), and whether the model is the faster one *below* it; None if the ratio
-        doesn't cross 1.
-    """
-    for index in range(len(ratios) - 1, 0, -1):
-        before, after = ratios[index - 1] - 1, ratios[index] - 1
-        if (before > 0) != (after > 0):
-            share = before / (before - after)
-            size = batch_sizes[index - 1] * (batch_sizes[index] / batch_sizes[index - 1]) ** share
-            return size, before > 0
-    return None

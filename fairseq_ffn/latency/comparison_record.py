@@ -58,12 +58,14 @@ def ratio_of(table: Dict[str, Any], name: str, baseline: str) -> Ratio:
     if name == baseline:
         return Ratio(name, baseline, 1.0, 1.0, 1.0)
     for found in table["ratios"]:
-        ends = [float(found[key]) for key in ("ratio", "low", "high")]
+        ratio = float(found["ratio"])
+        # without an interval if there were too few batches
+        low, high = (None if found[key] is None else float(found[key]) for key in ("low", "high"))
         if (found["name"], found["baseline"]) == (name, baseline):
-            return Ratio(name, baseline, *ends)
+            return Ratio(name, baseline, ratio, low, high)
         if (found["name"], found["baseline"]) == (baseline, name):
-            ratio, low, high = (1 / end for end in ends)
-            return Ratio(name, baseline, ratio, high, low)
+            ends = (None if end is None else 1 / end for end in (high, low))
+            return Ratio(name, baseline, 1 / ratio, *ends)
     raise KeyError(f"{name} against {baseline}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy
 
@@ -12,6 +12,10 @@ _T95 = (
     *(2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860),
     *(2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484, 2.0452, 2.0423),
 )
+#: batches that an interval of a ratio takes at least: the spread of two says next to nothing
+LEAST_BATCHES = 3
+#: resamples at a time, so that memory doesn't grow with their number
+_BLOCK = 500
 
 
 def over_runs(values: Sequence[float]) -> Dict[str, object]:
@@ -63,32 +67,69 @@ def ratio_interval(
     seconds: Sequence[Sequence[float]],
     resamples: int = 2000,
     seed: int = 1,
-) -> Tuple[float, float, float]:
-    """Ratio of tokens per second of two models on the same sentences, with a bootstrap interval.
+) -> Tuple[float, Optional[float], Optional[float]]:
+    """Ratio of tokens per second of two models on the same batches, with a bootstrap interval.
 
-    Sentences are drawn with replacement, both models' values of a sentence together, so that what
-    makes a sentence slow for both (its length, a busy moment of the machine) falls out.
+    Batches are drawn with replacement, both models' values of a batch together, so that what
+    makes a batch slow for both (its length, a busy moment of the machine) falls out.
+
+    The bootstrap is the symmetric studentised one (Hall, The Bootstrap and Edgeworth Expansion,
+    3.6): of each drawing, how far its log ratio lies from that of all batches, in its own standard
+    errors. The percentiles of the drawn ratios themselves would be too narrow with few batches
+    (they hold the truth 75 times in 100 with three batches, 85 with five). A drawing of one batch
+    only has no standard error and doesn't count; as such drawings are the far ones and not rare
+    below five batches, the interval is never narrower than Student's. Nor is it more than twice as
+    wide: where one batch is far off all others, a drawing without it has next to no standard error.
 
     Args:
-        tokens: ``(2, sentences)``, of the model and of the one it is compared with.
-        seconds: ``(2, sentences)``.
+        tokens: ``(2, batches)``, of the model and of the one it is compared with.
+        seconds: ``(2, batches)``.
         resamples: how often to draw.
         seed: of the drawing.
 
     Returns:
-        ratio, and the ends of its 95% interval (percentiles of the resampled ratios).
+        ratio, and the ends of its 95% interval; None and None with fewer than
+        :data:`LEAST_BATCHES` batches.
     """
-    tokens_of, seconds_of = numpy.asarray(tokens, float), numpy.asarray(seconds, float)
-    count = tokens_of.shape[1]
+    values = numpy.stack([numpy.asarray(tokens, float), numpy.asarray(seconds, float)])
+    batches = values.shape[-1]
+    log_ratio, error = _log_ratio(values)
+    ratio = float(numpy.exp(log_ratio))
+    if batches < LEAST_BATCHES:
+        return ratio, None, None
     generator = numpy.random.default_rng(seed)
+    distances: List[numpy.ndarray] = [numpy.empty(0)]
+    for start in range(0, resamples, _BLOCK):
+        shape = (min(_BLOCK, resamples - start), batches)
+        drawn, errors = _log_ratio(values[:, :, generator.integers(0, batches, shape)])
+        some = errors > 1e-12
+        distances.append(numpy.abs(drawn[some] - log_ratio) / errors[some])
+    far = numpy.concatenate(distances)
+    student = t95(batches - 1)
+    quantile = student
+    if far.size:
+        quantile = min(max(student, float(numpy.percentile(far, 95))), 2 * student)
+    low, high = numpy.exp([log_ratio - quantile * error, log_ratio + quantile * error])
+    return ratio, float(low), float(high)
 
-    def ratio(total_tokens: numpy.ndarray, total_seconds: numpy.ndarray) -> numpy.ndarray:
-        speed = total_tokens / total_seconds
-        return speed[0] / speed[1]
 
-    drawn: List[float] = []
-    for _ in range(resamples):
-        index = generator.integers(0, count, count)
-        drawn.append(float(ratio(tokens_of[:, index].sum(1), seconds_of[:, index].sum(1))))
-    low, high = numpy.percentile(drawn, [2.5, 97.5])
-    return float(ratio(tokens_of.sum(1), seconds_of.sum(1))), float(low), float(high)
+def _log_ratio(values: numpy.ndarray) -> Tuple[numpy.ndarray, numpy.ndarray]:
+    """Logarithm of the ratio of two speeds, and its standard error by linearisation.
+
+    To first order, a batch moves the logarithm of a sum by its part of the sum; the four sums'
+    parts, each with its sign, add up to the batch's influence.
+
+    Args:
+        values: ``(2, 2, ..., batches)``: tokens and seconds, model and the one compared with.
+
+    Returns:
+        ``(...)`` each.
+    """
+    batches = values.shape[-1]
+    totals = values.sum(-1, keepdims=True)
+    logarithms = numpy.log(totals[..., 0])
+    parts = batches * values / totals
+    log_ratio = (logarithms[0, 0] - logarithms[1, 0]) - (logarithms[0, 1] - logarithms[1, 1])
+    influence = (parts[0, 0] - parts[1, 0]) - (parts[0, 1] - parts[1, 1])
+    squares = (influence**2).sum(-1)
+    return log_ratio, numpy.sqrt(squares / (batches * max(batches - 1, 1)))

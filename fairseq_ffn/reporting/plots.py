@@ -227,9 +227,9 @@ def _batch_sizes(sweep: Dict[str, Any]) -> Callable[[Any], None]:
                 axes.errorbar(
                     [table["batch_size"] for table in tables],
                     [ratio.ratio for ratio in ratios],
-                    yerr=[
-                        [ratio.ratio - ratio.low for ratio in ratios],
-                        [ratio.high - ratio.ratio for ratio in ratios],
+                    yerr=[  # too few batches for an interval: no bar
+                        [ratio.ratio - (ratio.low or ratio.ratio) for ratio in ratios],
+                        [(ratio.high or ratio.ratio) - ratio.ratio for ratio in ratios],
                     ],
                     capsize=3,
                     label=name if len(lengths) == 1 else f"{name}, {length} source tokens",

@@ -105,7 +105,8 @@ def speeds(
     for name in names:
         figures = next(model for model in table["models"] if model["name"] == name)
         ratio = ratio_of(table, name, names[0])
-        interval = None if name == names[0] else (ratio.low, ratio.high)
+        known = name != names[0] and ratio.low is not None
+        interval = (ratio.low, ratio.high) if known else None
         speed = figures["tokens_per_second"]
         found.append(
             Speed(speed["mean"], speed["std"], ratio.ratio, interval, _paired(comparison, table))

@@ -27,6 +27,7 @@ from fairseq_ffn.decoding.model_facts import architecture_of, parameters_of
 from fairseq_ffn.errors import UserError
 from fairseq_ffn.files import write_json
 from fairseq_ffn.latency.clock import Clock, PeakMemory
+from fairseq_ffn.latency.interruption import unwind_on_sigterm
 from fairseq_ffn.latency.machine import device_name, machine, versions
 from fairseq_ffn.latency.measurement import Decoded, Measurement
 from fairseq_ffn.latency.protocol import Protocol, spread_over
@@ -66,8 +67,6 @@ class TranslationLatencyConfig(TranslationConfig):
     # what other groups of flags say
     checkpoint: Optional[str] = II("common_eval.path")
     world_size: int = II("distributed_training.distributed_world_size")
-    set_batch_size: Optional[int] = II("dataset.batch_size")
-    set_max_tokens: Optional[int] = II("dataset.max_tokens")
 
 
 @register_task("translation_latency", dataclass=TranslationLatencyConfig)
@@ -91,6 +90,8 @@ class TranslationLatencyTask(TranslationTask):
         self._models: Sequence[Any] = ()
         self._dataset: Any = None
         self._batches: List[Sequence[int]] = []
+        self._batch_size: Optional[int] = None
+        self._max_tokens: Optional[int] = None
         self._chosen: frozenset = frozenset()
         self._seen = 0
 
@@ -113,9 +114,21 @@ class TranslationLatencyTask(TranslationTask):
         refuse_empty_set(self, split)
         super().load_dataset(split, *args, **kwargs)
 
-    def get_batch_iterator(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-        """fairseq's iterator; remembers the batches that it will give."""
-        iterator = super().get_batch_iterator(dataset, *args, **kwargs)
+    def get_batch_iterator(
+        self,
+        dataset: Any,
+        max_tokens: Optional[int] = None,
+        max_sentences: Optional[int] = None,
+        **kwargs: Any,
+    ) -> Any:
+        """fairseq's iterator; remembers the batches that it will give.
+
+        It makes each batch when it is asked for it, so between two timers: another process or
+        thread (``--num-workers``, ``--data-buffer-size``) would make the next one meanwhile.
+        """
+        kwargs.update(num_workers=0, data_buffer_size=0)
+        iterator = super().get_batch_iterator(dataset, max_tokens, max_sentences, **kwargs)
+        self._batch_size, self._max_tokens = max_sentences, max_tokens
         self._dataset = dataset
         self._batches = [list(batch) for batch in iterator.frozen_batches]
         count = len(self._batches)
@@ -147,8 +160,8 @@ class TranslationLatencyTask(TranslationTask):
             device=device_name(parameter.device),
             threads=torch.get_num_threads(),
             dtype=str(parameter.dtype).replace("torch.", ""),
-            batch_size=self.cfg.set_batch_size,
-            max_tokens=self.cfg.set_max_tokens,
+            batch_size=self._batch_size,
+            max_tokens=self._max_tokens,
             beam=args.beam,
             runs=self.cfg.latency_runs,
             warmup=self.cfg.latency_warmup,
@@ -158,6 +171,7 @@ class TranslationLatencyTask(TranslationTask):
             prefix_size=args.prefix_size,
         )
         atexit.register(self._say_if_incomplete)
+        self._undo = unwind_on_sigterm()
         numbers = spread_over(len(self._batches), self.cfg.latency_warmup)
         self._measurement.warm_up(
             [
@@ -207,6 +221,7 @@ class TranslationLatencyTask(TranslationTask):
         )
         if self.cfg.latency_report is not None:
             write_json(Path(self.cfg.latency_report), record)
+        self._undo()
         for line in summary(record):
             logger.info(f"latency: {line}")
         if self.cfg.latency_report is not None:

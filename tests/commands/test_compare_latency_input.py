@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,9 @@ import torch
 from commands.lab import INSTALLED, words, write_corpus
 from fairseq_ffn.checkpoints import load_checkpoint, save_checkpoint
 from fairseq_ffn.cli.main import main
+from fairseq_ffn.decoding.candidates import LoadedModel
+from fairseq_ffn.latency import comparison
+from fairseq_ffn.latency.comparison_record import read_comparison
 
 pytestmark = pytest.mark.slow
 
@@ -138,6 +143,57 @@ def test_the_smallest_vocabulary_and_the_longest_sentence(capsys):
     flags = "--vocab-size 5 --force-length 2 --source-lengths 1023 --batch-sizes 1"
     assert compare(*UNTRAINED, *words(flags)) == 0
     assert "1023 source tokens" in capsys.readouterr().out
+
+
+def test_untrained_models_decode_25_tokens_unless_told_otherwise(tmp_path, capsys):
+    output = tmp_path / "comparison.json"
+    assert compare(*UNTRAINED, "--vocab-size", 9, "--output", output) == 0
+    assert "--force-length 25, since untrained models" in capsys.readouterr().err
+    record = json.loads(output.read_text())
+    assert record["protocol"]["force_length"] == 25
+    table = record["results"][0]
+    assert table["source_length"] == 25 and table["batches"] == 10
+    assert {batch["tokens"] for batch in table["models"][0]["raw"][0]} == {26}
+
+
+def test_two_batches_give_no_interval(lab, tmp_path, capsys):
+    output = tmp_path / "comparison.json"
+    twice = [baseline(lab)] * 2
+    assert compare(*twice, "--data", lab.data(), "--batch-sizes", 15, "--output", output) == 0
+    ratio = json.loads(output.read_text())["results"][0]["ratios"][0]
+    assert ratio["ratio"] > 0 and ratio["low"] is None and ratio["high"] is None
+    assert "[too few batches]" in capsys.readouterr().out
+    read_comparison(output)
+
+
+@pytest.mark.parametrize("flags", [[], ["--keep-in-place"]])
+def test_weights_move_between_rounds_unless_they_are_to_stay(monkeypatch, tmp_path, flags):
+    moved = []
+    monkeypatch.setattr(LoadedModel, "refresh", lambda loaded: moved.append(loaded.name))
+    output = tmp_path / "comparison.json"
+    arguments = words("compare-latency --vocab-size 9 --force-length 2 --sentences 5 --rounds 3")
+    assert main([*arguments, *UNTRAINED, "--cpu", *flags, "--output", str(output)]) == 0
+    assert moved == ([] if flags else ["transformer_ffn_tiny"] * 2)
+    assert json.loads(output.read_text())["protocol"]["keep_in_place"] is bool(flags)
+
+
+def test_an_end_by_sigterm_says_how_far_it_came(monkeypatch, capsys):
+    def ended(clock, decode):
+        assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(comparison, "time_decode", ended)
+    with pytest.raises(SystemExit) as end:
+        compare(*UNTRAINED, "--vocab-size", 9, "--force-length", 2)
+    assert end.value.code == 143
+    assert "interrupted in round 1 of 1, batch 1 of 10" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("arch", ["transformer_lm", "nonautoregressive_transformer"])
+def test_an_architecture_that_does_not_translate_by_beam_search(capsys, arch):
+    line = refused(capsys, "--random-init", "--arch", arch, "--vocab-size", 9)
+    assert line.startswith(f"--arch {arch}: no model that beam search translates with (")
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-1", "x"])

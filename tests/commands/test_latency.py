@@ -100,7 +100,12 @@ def test_it_does_not_train(lab, tmp_path):
     assert "--task translation_latency measures fairseq-generate" in result.error_line()
 
 
-def test_an_interrupted_measurement_writes_nothing_and_says_how_far_it_came(lab, tmp_path):
+@pytest.mark.parametrize(
+    ("end", "status"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143)]
+)
+def test_an_interrupted_measurement_writes_nothing_and_says_how_far_it_came(
+    lab, tmp_path, end, status
+):
     report = tmp_path / "latency.json"
     command = [
         *(BIN / "fairseq-generate", lab.data(), "--path", checkpoint(lab, "baseline")),
@@ -126,11 +131,11 @@ def test_an_interrupted_measurement_writes_nothing_and_says_how_far_it_came(lab,
             assert line, errors.read_text()
             printed += line.startswith("P-")
         time.sleep(2.0)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(end)
         process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode != 0
+    assert process.returncode == status
     pattern = r"latency: interrupted in run \d+ of 100000, batch \d+ of 30; .* not written"
     assert re.search(pattern, errors.read_text())
     assert list(tmp_path.iterdir()) == []
@@ -150,13 +155,40 @@ def test_compare_latency_of_checkpoints(lab, tmp_path):
     ]
     assert [table["batch_size"] for table in record["results"]] == [1, 4]
     for table in record["results"]:
-        assert len(table["ratios"]) == 3 and table["batches"] in (10, 5)
+        assert len(table["ratios"]) == 3 and table["batches"] in (10, 7)
         for ratio in table["ratios"]:
             assert 0 < ratio["low"] <= ratio["ratio"] <= ratio["high"]
         for model in table["models"]:
             assert len(model["raw"]) == 2 and 0 < model["encoder_share"] < 1
     assert "batch size 4" in result.out and "break-even" in result.out
     assert "against baseline" in result.out
+    assert [pair["name"] for pair in record["break_evens"]] == ["one_wide", "stock", "stock"]
+    for pair in record["break_evens"]:
+        assert sorted(pair["faster"] + pair["slower"] + pair["not_told_apart"]) == [1, 4]
+        assert f"{pair['name']} against {pair['baseline']}: " in result.out
+    few = "test: 7 batches of 4, since it has no more; with few batches the intervals are wide"
+    assert few in result.err
+
+
+def test_half_precision_is_recorded_and_decodes_as_fairseq_does(lab, tmp_path):
+    plain = lab.generate(checkpoint(lab, "baseline"), "--beam", 2, "--fp16")
+    report = tmp_path / "latency.json"
+    more = ["--beam", 2, "--fp16", *SHORT, "--latency-report", report]
+    result = lab.generate(checkpoint(lab, "baseline"), *more)
+    assert result_lines(result.out) == result_lines(plain.out)
+    assert read_record(report)["protocol"]["dtype"] == "float16"
+
+
+def test_two_threads_and_batches_by_tokens_and_what_the_record_says_of_them(lab, tmp_path):
+    report = tmp_path / "latency.json"
+    lab.run(
+        *("fairseq-generate", lab.data(), "--path", checkpoint(lab, "baseline")),
+        *("--user-dir", INSTALLED, *ALL_SENTENCES, *SHORT, "--latency-threads", 2, "--beam", 1),
+        *("--latency-report", report),
+    )
+    protocol = read_record(report)["protocol"]
+    assert protocol["threads"] == 2
+    assert (protocol["batch_size"], protocol["max_tokens"]) == (None, 12000)
 
 
 def test_compare_latency_counts_the_tokens_that_fairseq_generate_gives(lab, tmp_path):
@@ -202,8 +234,7 @@ def test_compare_latency_of_untrained_architectures(lab, tmp_path):
         ("a.pt", "--data DIR"),
         ("a.pt --data . --arch x", "--arch: only with --random-init"),
         ("--random-init", "--arch A,B"),
-        ("--random-init --arch x", "--force-length"),
-        ("--random-init --arch x --force-length 3", "either --vocab-size V or --data DIR"),
+        ("--random-init --arch x", "either --vocab-size V or --data DIR"),
         ("--random-init --arch nothing --force-length 3 --vocab-size 9", "--arch nothing: no such"),
         ("a.pt --data . --source-lang en", "go together"),
         ("a.pt --data . --fp16 --cpu", "--fp16: needs a GPU"),

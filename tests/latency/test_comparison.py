@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from fairseq_ffn.latency.comparison import Candidate, Interleaved, break_even
+from fairseq_ffn.latency.comparison import Candidate, Interleaved, Ratio
+from fairseq_ffn.latency.comparison_record import ratio_of
 from latency.fakes import FakeClock, FakeModel
 
 
@@ -86,20 +87,35 @@ def test_speed_and_encoder_share():
     assert compared.encoder_share(1) == pytest.approx(0.5 / 6)
 
 
-@pytest.mark.parametrize(
-    ("ratios", "expected"),
-    [
-        ([1.2, 1.1, 1.05], None),
-        ([0.9, 0.8, 0.7], None),
-        ([1.2, 1.0 + 1e-9, 0.8], (2.0, True)),
-        ([1.1, 0.9, 0.8], (2**0.5, True)),
-        ([0.9, 0.9, 1.1], (2 * 2**0.5, False)),
-        ([1.1, 0.9, 1.1], (2 * 2**0.5, False)),
-    ],
-)
-def test_break_even(ratios, expected):
-    found = break_even([1, 2, 4], ratios)
-    if expected is None:
-        assert found is None
-    else:
-        assert found[0] == pytest.approx(expected[0]) and found[1] is expected[1]
+def test_between_two_rounds_something_can_be_done_outside_the_timer():
+    clock = FakeClock()
+    events = []
+    model = FakeModel(clock, [1.0, 2.0])
+
+    def decode(batch):
+        events.append(batch)
+        return model.decode(batch)
+
+    def between():
+        events.append("between")
+        clock.time += 100.0
+
+    compared = Interleaved([Candidate("model", decode)], range(2), 3)
+    compared.run(clock, warmup=1, between=between)
+    assert events == [1, 0, 1, "between", 0, 1, "between", 0, 1]
+    assert [[timed.seconds for timed in one] for one in compared.timed[0]] == [[1.0, 2.0]] * 3
+
+
+def test_too_few_batches_for_an_interval_are_said():
+    ratio = interleaved([1.0, 2.0], batches=2)[0].ratio(1, 0)
+    assert (ratio.low, ratio.high) == (None, None)
+    assert str(ratio) == "0.500 [too few batches]"
+    assert str(interleaved([1.0, 2.0], batches=3)[0].ratio(1, 0)) == "0.500 [0.500, 0.500]"
+
+
+def test_a_ratio_without_an_interval_is_read_from_a_record():
+    table = {"ratios": [{"name": "b", "baseline": "a", "ratio": 2.0, "low": None, "high": None}]}
+    assert ratio_of(table, "b", "a") == Ratio("b", "a", 2.0, None, None)
+    assert ratio_of(table, "a", "b") == Ratio("a", "b", 0.5, None, None)
+    table["ratios"][0].update(low=1.0, high=4.0)
+    assert ratio_of(table, "a", "b") == Ratio("a", "b", 0.5, 0.25, 1.0)

@@ -90,8 +90,13 @@ def test_progress_names_run_batch_and_remaining_time(monkeypatch):
     for batch in range(4):
         measurement.first(partial(model.decode, batch))
     measurement.repeat()
-    assert lines[0].startswith("latency: run 1 of 2, batch 1 of 4, about 1:")
-    assert "run 2 of 2, batch 4 of 4, about 0:00 left" in lines[-1] or len(lines) < 8
+    # each batch takes 10 seconds, and every 15 at the soonest there is a line
+    assert lines == [
+        "latency: run 1 of 2, batch 1 of 4, about 1:10 left",
+        "latency: run 1 of 2, batch 3 of 4, about 0:50 left",
+        "latency: run 2 of 2, batch 1 of 4, about 0:30 left",
+        "latency: run 2 of 2, batch 3 of 4, about 0:10 left",
+    ]
 
 
 def test_figures_of_the_record():
