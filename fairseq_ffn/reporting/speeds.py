@@ -36,9 +36,10 @@ class Speed:
         mean: tokens per second.
         std: over the runs or rounds, or None.
         ratio: to the baseline; None if that isn't measured, or by another protocol.
-        interval: 95% interval of a paired ratio, else None.
+        interval: 95% interval of a paired ratio; None if there were too few batches.
         protocol: how and on what machine it was measured, for a note; speeds of different
             protocols can't be compared.
+        paired: whether it is from a comparison of all runs in turn.
     """
 
     mean: float
@@ -46,6 +47,7 @@ class Speed:
     ratio: Optional[float]
     interval: Optional[Tuple[float, float]]
     protocol: str
+    paired: bool = False
 
 
 def find_comparison(
@@ -117,7 +119,14 @@ def speeds(
             interval = (ratio.low, ratio.high)
         speed = figures["tokens_per_second"]
         found.append(
-            Speed(speed["mean"], speed["std"], ratio.ratio, interval, _paired(comparison, table))
+            Speed(
+                speed["mean"],
+                speed["std"],
+                ratio.ratio,
+                interval,
+                _paired(comparison, table),
+                paired=True,
+            )
         )
     return found
 
@@ -143,10 +152,12 @@ def notes(names: Sequence[str], measured: Sequence[Optional[Speed]]) -> List[str
         f"tokens/s{'' if len(of_protocol) == 1 else ' of ' + ', '.join(whose)}: {protocol}."
         for protocol, whose in of_protocol.items()
     ]
-    if any(speed.interval is not None for speed in known):
+    if any(speed.paired for speed in known):
+        sure = len(known) < 2 or any(speed.interval is not None for speed in known)
         lines.append(
             "speed: ratio to the first run in the same measurement, all models in turn in one "
-            "process (fairseq-ffn compare-latency), with 95% interval."
+            "process (fairseq-ffn compare-latency), "
+            + ("with 95% interval." if sure else "of too few batches for an interval.")
         )
     elif any(speed.ratio is not None for speed in known):
         lines.append(
