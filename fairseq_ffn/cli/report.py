@@ -14,7 +14,7 @@ from fairseq_ffn.reporting import plots, tables
 from fairseq_ffn.reporting.page import page
 from fairseq_ffn.reporting.results import collect
 from fairseq_ffn.reporting.run_directory import RunDirectory
-from fairseq_ffn.reporting.samples import Sample, choose
+from fairseq_ffn.reporting.samples import MARKED, Sample, choose, runs_of_words
 from fairseq_ffn.reporting.speeds import BESIDE, find_comparison
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,8 @@ DESCRIPTION = """compare runs: quality, significance, speed, size, cost, transla
 Reads run directories: hypothesis.txt, reference.txt, source.txt; speed from
 latency_comparison.json of compare-latency beside them, or latency.json of --task
 translation_latency in each; checkpoints/ for size and cost; train.log for the curves. What isn't
-there is left out; scores that are missing or of other texts are computed and written. The first
+there is left out; scores that are missing or of other texts are computed and written. Speeds that
+were measured in different ways or on different machines are given without ratio. The first
 directory is the baseline. Writes report.md, report.csv, report.tex, report.html and plots/.
 
     fairseq-ffn report runs/big runs/big_one_wide --output report"""
@@ -79,7 +80,12 @@ def run(args: argparse.Namespace) -> None:
     table = tables.markdown(results)
     text = [f"# {args.title}", "", table]
     for figure in figures:
-        text += [f"![{figure.title}](plots/{figure.key}.svg)", "", figure.caption, ""]
+        text += [
+            f"![{figure.title}](plots/{figure.key}.svg)",
+            "",
+            tables.escaped(figure.caption),
+            "",
+        ]
     text += _samples(samples)
     write_text(folder / "report.md", "\n".join(text))
     write_text(folder / "report.csv", tables.to_csv(results))
@@ -90,14 +96,17 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _samples(samples: Sequence[Sample]) -> List[str]:
-    lines = ["## Translations", ""] if samples else []
+    lines = ["## Translations", "", f"Bold: {MARKED}.", ""] if samples else []
     for sample in samples:
-        width = max(len(name) for name in (*sample.hypotheses, "reference"))
-        lines.append("```")
+        lines += [f"### Sentence {sample.number + 1}", ""]
         if sample.source:
-            lines.append(f"{'source':{width}}  {sample.source}")
-        lines.append(f"{'reference':{width}}  {sample.reference}")
+            lines.append(f"- source: {tables.escaped(sample.source)}")
+        lines.append(f"- reference: {tables.escaped(sample.reference)}")
         for name, words in sample.hypotheses.items():
-            lines.append(f"{name:{width}}  {' '.join(word for word, _ in words)}")
-        lines += ["```", ""]
+            parts = [
+                tables.escaped(part) if same else f"**{tables.escaped(part)}**"
+                for part, same in runs_of_words(words)
+            ]
+            lines.append(f"- {tables.escaped(name)}: {' '.join(parts)}")
+        lines.append("")
     return lines

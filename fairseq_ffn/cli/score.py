@@ -13,11 +13,15 @@ from fairseq_ffn.reporting.run_directory import RunDirectory
 from fairseq_ffn.reporting.score_runs import Extras, score_runs
 from fairseq_ffn.reporting.scores import signature_of
 
+#: as sacreBLEU names them
+SPBLEU_TOKENIZERS = ("flores101", "flores200")
+
 DESCRIPTION = """score translations: BLEU and chrF, with significance against a baseline
 
 A run directory holds hypothesis.txt and reference.txt (or reference.*.txt for several),
-detokenised, one sentence a line. Without hypothesis.txt it is made from fairseq-generate's output,
-put into corpus order (generate-test.txt of --results-path, or generate.log). The scores are
+detokenised, one sentence a line. If hypothesis.txt isn't there or is of an older translation, it is
+made from fairseq-generate's output, put into corpus order (generate-*.txt of --results-path, or
+generate.log). The scores are
 sacreBLEU's with its defaults; they go to scores.json in each run directory, unrounded.
 
     fairseq-ffn score runs/big runs/big_one_wide --baseline runs/big"""
@@ -40,13 +44,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="resamples or trials (default: sacreBLEU's, 1000 or 10000)",
     )
     parser.add_argument("--ter", action="store_true", help="translation edit rate as well")
+    # no optional argument: it would take the run directory that comes next
     parser.add_argument(
         "--spbleu",
-        nargs="?",
-        const="flores101",
-        choices=("flores101", "flores200"),
-        help="BLEU over sentencepiece tokens as well (default tokenizer: flores101, the paper's); "
-        "sacreBLEU downloads its model once",
+        action="store_true",
+        help="BLEU over sentencepiece tokens as well; sacreBLEU downloads their model once",
+    )
+    parser.add_argument(
+        "--spbleu-tokenizer",
+        choices=SPBLEU_TOKENIZERS,
+        help=f"the same with another model (default: {SPBLEU_TOKENIZERS[0]}, the paper's)",
     )
     parser.add_argument(
         "--comet",
@@ -66,7 +73,8 @@ def run(args: argparse.Namespace) -> None:
             runs.insert(0, baseline)
         if len(runs) < 2:
             raise UserError("--baseline: name at least one other run directory to test against it")
-    extras = Extras(args.ter, args.spbleu, args.comet)
+    tokenizer = args.spbleu_tokenizer or (SPBLEU_TOKENIZERS[0] if args.spbleu else None)
+    extras = Extras(args.ter, tokenizer, args.comet)
     records = score_runs(runs, baseline, args.test, args.samples, extras)
     print("\n".join(_table(runs, records)))
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
+from itertools import combinations
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Sequence
 
+from fairseq_ffn import records
 from fairseq_ffn.errors import UserError
 from fairseq_ffn.latency.comparison import Ratio
 
@@ -13,33 +14,61 @@ SCHEMA = "fairseq_ffn.compare_latency/1"
 
 
 def read_comparison(path: Path) -> Dict[str, Any]:
-    """Read a record of a comparison.
+    """Read a record of a comparison; all that reports read of it is checked.
 
     Raises:
-        UserError: it isn't one, or parts of it are missing.
+        UserError: it isn't one, or parts of it are missing or damaged.
     """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path}: can't be read as JSON ({error})") from error
-    schema = record.get("schema") if isinstance(record, dict) else None
-    if schema != SCHEMA:
-        raise UserError(
-            f"{path}: not a record of compare-latency (schema {schema!r}, expected {SCHEMA!r})"
-        )
-    try:
-        names = model_names(record)
-        for table in record["results"]:
-            float(table["batch_size"])
-            _ = table["source_length"]
-            for name in names:
-                ratio_of(table, name, names[0])
-        complete = bool(names and record["results"])
-    except (LookupError, TypeError, ValueError):
-        complete = False
-    if not complete:
-        raise UserError(f"{path}: parts of the record are missing; make it again")
-    return record
+    record = records.read_record(path, SCHEMA, "a record of compare-latency", "make it again")
+    names = [model["name"].text() for model in record["models"].items()]
+    if len(set(names)) < len(names):
+        raise UserError(f"{path}: models: two have the same name; {record.remedy}")
+    protocol = record["protocol"]
+    for key in ("threads", "beam", "rounds"):
+        protocol[key].count()
+    for key in ("device", "dtype"):
+        protocol[key].text()
+    if (length := protocol.optional("force_length")) is not None:
+        length.count()
+    record["machine"]["cpu"].text()
+    for table in record["results"].items():
+        _check_table(table, names)
+    return record.value
+
+
+def _check_table(table: records.Entry, names: Sequence[str]) -> None:
+    """Every model has its speed, and every pair its ratio."""
+    for key in ("batch_size", "batches"):
+        table[key].count()
+    if (length := table.optional("source_length")) is not None:
+        length.count()
+    speeds = set()
+    for model in table["models"].items():
+        speed = model["tokens_per_second"]
+        speed["mean"].positive()
+        if (std := speed.optional("std")) is not None:
+            std.not_negative()
+        speeds.add(model["name"].text())
+    pairs = set()
+    for ratio in table["ratios"].items() if len(names) > 1 else []:
+        ratio["ratio"].positive()
+        ends = [ratio.optional(key) for key in ("low", "high")]
+        # null if there were too few batches to tell; one that is turned round divides by them
+        if ends[0] is not None and ends[1] is not None:
+            if ends[0].positive() > ends[1].positive():
+                raise ends[0].wrong("below the interval's high end")
+        elif ends != [None, None]:
+            raise ratio.wrong("an interval of two ends")
+        pairs.add(frozenset(ratio[key].text() for key in ("name", "baseline")))
+    for name in names:
+        if name not in speeds:
+            raise UserError(f"{table.path}: {table.name}.models has no {name}; {table.remedy}")
+    for pair in combinations(names, 2):
+        if frozenset(pair) not in pairs:
+            raise UserError(
+                f"{table.path}: {table.name}.ratios has no pair of {' and '.join(pair)}; "
+                f"{table.remedy}"
+            )
 
 
 def model_names(record: Dict[str, Any]) -> List[str]:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
-from fairseq_ffn.errors import UserError
+from fairseq_ffn import records
 from fairseq_ffn.latency import statistics
 from fairseq_ffn.latency.measurement import Timed
 from fairseq_ffn.latency.protocol import Protocol
 
 SCHEMA = "fairseq_ffn.latency/1"
-#: what every record has, and what reports read
-_KEYS = {"checkpoint", "arch", "parameters", "protocol", "tokens_per_second", "tokens", "sentences"}
-_PROTOCOL = {"device", "threads", "dtype", "batch_size", "max_tokens", "beam", "runs"}
 
 
 def build_record(
@@ -126,26 +122,33 @@ def summary(record: Dict[str, Any]) -> List[str]:
 
 
 def read_record(path: Path) -> Dict[str, Any]:
-    """Read ``latency.json``.
+    """Read ``latency.json``; all that reports read of it is checked.
 
     Raises:
-        UserError: it isn't one, of another schema, or incomplete.
+        UserError: it isn't one, of another schema, incomplete or damaged.
     """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path}: can't be read as JSON ({error})") from error
-    schema = record.get("schema") if isinstance(record, dict) else None
-    if schema != SCHEMA:
-        raise UserError(f"{path}: not a latency record (schema {schema!r}, expected {SCHEMA!r})")
-    try:
-        float(record["tokens_per_second"]["mean"])
-        missing = _KEYS - record.keys() | _PROTOCOL - record["protocol"].keys()
-    except (LookupError, TypeError, AttributeError):
-        missing = {"tokens_per_second or protocol"}
-    if missing:
-        raise UserError(f"{path}: the record has no {', '.join(sorted(missing))}; measure again")
-    return record
+    record = records.read_record(path, SCHEMA, "a latency record", "measure again")
+    for key in ("checkpoint", "arch"):
+        record[key].text()
+    for key in ("tokens", "sentences"):
+        record[key].count()
+    for key in ("total", "body"):
+        if (parameters := record["parameters"].optional(key)) is not None:
+            parameters.count()
+    speed = record["tokens_per_second"]
+    speed["mean"].positive()
+    if (std := speed.optional("std")) is not None:
+        std.not_negative()
+    protocol = record["protocol"]
+    for key in ("threads", "beam", "runs"):
+        protocol[key].count()
+    for key in ("device", "dtype"):
+        protocol[key].text()
+    for key in ("batch_size", "max_tokens"):
+        if (size := protocol.optional(key)) is not None:
+            size.count()
+    record["machine"]["cpu"].text()
+    return record.value
 
 
 def _totals(run: Sequence[Timed]) -> Dict[str, float]:

@@ -9,7 +9,7 @@ from typing import Dict, List, Optional
 from fairseq_ffn.errors import UserError
 
 #: a detokenised hypothesis: number of the sentence, score, text
-_HYPOTHESIS = re.compile(r"D-(\d+)\t[^\t]*\t(.*)")
+_HYPOTHESIS = re.compile(r"D-([0-9]{1,18})\t[^\t]*\t(.*)")
 #: how many numbers an error lists
 _LISTED = 5
 
@@ -58,6 +58,12 @@ def read_hypotheses(path: Path, sentences: Optional[int] = None) -> List[str]:
             "fairseq-generate translates all with --required-batch-size-multiple 1"
         )
     return [found[number] for number in range(expected)]
+
+
+def has_hypotheses(path: Path) -> bool:
+    """Whether a file has the line of a hypothesis."""
+    with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
+        return any(_HYPOTHESIS.match(line) for line in file)
 
 
 def _numbers(numbers: List[int]) -> str:

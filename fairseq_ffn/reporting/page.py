@@ -7,7 +7,7 @@ from typing import List, Sequence
 
 from fairseq_ffn.reporting.plots import Figure, inline_svg
 from fairseq_ffn.reporting.results import Result
-from fairseq_ffn.reporting.samples import Sample
+from fairseq_ffn.reporting.samples import MARKED, Sample, runs_of_words
 from fairseq_ffn.reporting.tables import cells, columns_of, notes
 
 _STYLE = """
@@ -16,17 +16,20 @@ _STYLE = """
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ec; --soft: #a2abb5; --line: #3a424b;
   --page: #14181c; --card: #1d2329; --accent: #6db8ee; --mark: #5a4413; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 70rem; padding: 1rem; background: var(--page); color: var(--ink);
+body { margin: 0 auto; max-width: 76rem; padding: 1rem; background: var(--page); color: var(--ink);
   font: 1rem/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.5rem; margin: .5rem 0; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
+h3 { font-size: 1rem; margin: 0 0 .3rem; }
 p, figcaption { color: var(--soft); margin: .3rem 0; font-size: .9rem; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; border: 1px solid var(--line); border-radius: .5rem; }
+.wide:focus-visible { outline: 2px solid var(--accent); }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: .45rem .7rem; text-align: right; white-space: nowrap;
+th, td { padding: .45rem .6rem; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--line); }
 tbody tr:last-child td, tbody tr:last-child th { border-bottom: 0; }
 th:first-child { text-align: left; position: sticky; left: 0; background: var(--page); }
-thead th { background: var(--card); } thead th:first-child { background: var(--card); }
+thead th { background: var(--card); white-space: normal; vertical-align: bottom; }
+thead th:first-child { background: var(--card); }
 thead button { all: unset; cursor: pointer; font-weight: 600; }
 thead button:focus-visible { outline: 2px solid var(--accent); }
 th[aria-sort] button { color: var(--accent); }
@@ -37,11 +40,14 @@ td.best { font-weight: 700; }
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
 figure { margin: 0; padding: .8rem; background: var(--card); border-radius: .5rem; }
 figure svg { width: 100%; height: auto; display: block; }
-dl { display: grid; grid-template-columns: minmax(6rem, max-content) 1fr; gap: .2rem .8rem;
-  margin: 0 0 .8rem; padding: .8rem; background: var(--card); border-radius: .5rem; }
-dt { color: var(--soft); font-size: .85rem; overflow-wrap: anywhere; } dd { margin: 0; }
-mark { background: var(--mark); color: inherit; border-radius: .2rem; padding: 0 .1rem; }
-@media (max-width: 34rem) { dl { grid-template-columns: 1fr; } dd { margin-bottom: .4rem; } }
+article { margin: 0 0 .8rem; padding: .8rem; background: var(--card); border-radius: .5rem; }
+dl { display: grid; gap: .6rem 1.2rem; margin: .6rem 0 0;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 15rem), 1fr)); }
+dt { color: var(--soft); font-size: .85rem; }
+dt, dd { margin: 0; overflow-wrap: anywhere; }
+.systems dt { color: var(--ink); font-weight: 600; }
+mark { background: var(--mark); color: inherit; border-radius: .2rem; padding: 0 .1rem;
+  text-decoration: underline 2px; text-underline-offset: .15em; }
 """
 
 _SCRIPT = """
@@ -84,7 +90,7 @@ def page(
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{html.escape(title)}</title>",
         f"<style>{_STYLE}</style></head><body>",
-        f"<h1>{html.escape(title)}</h1>",
+        f"<main><h1>{html.escape(title)}</h1>",
         f"<p>{len(results)} runs; baseline: {html.escape(results[0].name)}. Click a heading to "
         "sort; the best value of a column is bold.</p>",
         *_table(results),
@@ -94,26 +100,29 @@ def page(
         parts += ["<h2>Figures</h2>", '<div class="figures">']
         for figure in figures:
             parts.append(
-                f'<figure role="img" aria-label="{html.escape(figure.title)}">'
-                f"<strong>{html.escape(figure.title)}</strong>{inline_svg(figure)}"
+                f"<figure><h3>{html.escape(figure.title)}</h3>{inline_svg(figure)}"
                 f"<figcaption>{html.escape(figure.caption)}</figcaption></figure>"
             )
         parts.append("</div>")
     if samples:
         parts += [
             "<h2>Translations</h2>",
-            "<p>Marked: words that aren't part of the reference's word order.</p>",
+            f"<p>Marked: {html.escape(MARKED)}.</p>",
         ]
         for sample in samples:
             parts += _sample(sample)
-    parts += [f"<script>{_SCRIPT}</script>", "</body></html>", ""]
+    parts += ["</main>", f"<script>{_SCRIPT}</script>", "</body></html>", ""]
     return "\n".join(parts)
 
 
 def _table(results: Sequence[Result]) -> List[str]:
     columns = columns_of(results)
-    lines = ['<div class="wide"><table><thead><tr>', "<th><button>run</button></th>"]
-    lines += [f"<th><button>{html.escape(column.title)}</button></th>" for column in columns]
+    # the keyboard scrolls what has the focus
+    lines = ['<div class="wide" role="region" aria-label="Results" tabindex="0">']
+    lines += ["<table><thead><tr>", '<th scope="col"><button>run</button></th>']
+    lines += [
+        f'<th scope="col"><button>{html.escape(column.title)}</button></th>' for column in columns
+    ]
     lines.append("</tr></thead><tbody>")
     best = []
     for column in columns:
@@ -133,15 +142,20 @@ def _table(results: Sequence[Result]) -> List[str]:
 
 
 def _sample(sample: Sample) -> List[str]:
-    lines = [f"<dl><dt>sentence</dt><dd>{sample.number + 1}</dd>"]
-    if sample.source:
-        lines.append(f"<dt>source</dt><dd>{html.escape(sample.source)}</dd>")
-    lines.append(f"<dt>reference</dt><dd>{html.escape(sample.reference)}</dd>")
+    """The texts, then the systems, each row side by side where there is room."""
+    texts = {"source": sample.source} if sample.source else {}
+    texts["reference"] = sample.reference
+    lines = [f"<article><h3>Sentence {sample.number + 1}</h3>", "<dl>"]
+    lines += [_entry(name, html.escape(text)) for name, text in texts.items()]
+    lines += ["</dl>", '<dl class="systems">']
     for name, words in sample.hypotheses.items():
         text = " ".join(
-            html.escape(word) if same else f"<mark>{html.escape(word)}</mark>"
-            for word, same in words
+            html.escape(part) if same else f"<mark>{html.escape(part)}</mark>"
+            for part, same in runs_of_words(words)
         )
-        lines.append(f"<dt>{html.escape(name)}</dt><dd>{text}</dd>")
-    lines.append("</dl>")
-    return lines
+        lines.append(_entry(name, text))
+    return [*lines, "</dl></article>"]
+
+
+def _entry(name: str, text: str) -> str:
+    return f"<div><dt>{html.escape(name)}</dt><dd>{text}</dd></div>"

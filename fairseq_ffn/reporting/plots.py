@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from xml.etree import ElementTree
 
 from fairseq_ffn.errors import UserError
 from fairseq_ffn.latency.comparison_record import model_names, ratio_of
 from fairseq_ffn.reporting.results import Result
+from fairseq_ffn.reporting.speeds import comparable, conditions
 
 #: told apart by people with any colour vision, on light and on dark (Okabe and Ito)
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A00")
@@ -18,6 +19,24 @@ MARKERS = "osD^vPX*"
 DASHES = ("-", "--", ":", "-.")
 #: stands for the colour of the text, which the page decides
 _INK = "#010203"
+_SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A run in a plot of quality against something.
+
+    Args:
+        place: of the run among all, which gives its colour and marker in every figure.
+        name: of the run.
+        value: what the quality costs, or the speed.
+        quality: BLEU.
+    """
+
+    place: int
+    name: str
+    value: float
+    quality: float
 
 
 @dataclass(frozen=True)
@@ -49,20 +68,25 @@ def figures(results: Sequence[Result], sweep: Optional[Dict[str, Any]] = None) -
         (
             "parameters",
             "parameters (millions)",
-            lambda result: result.parameters and result.parameters["total"] / 1e6,
+            lambda result: _millions(result.parameters["total"]),
             False,
         ),
         (
             "multiply_adds",
             "multiply-adds per source and target token (millions)",
-            lambda result: result.multiply_adds and result.multiply_adds / 1e6,
+            lambda result: _millions(result.multiply_adds),
             False,
         ),
     ]
     found = []
     for key, label, value, more in axes:
-        points = [(result.name, value(result), _bleu(result)) for result in results]
-        points = [point for point in points if point[1] is not None]
+        if key == "speed" and not comparable([result.speed for result in results]):
+            continue
+        points = [
+            _Point(place, result.name, value(result), result.scores["bleu"]["score"])
+            for place, result in enumerate(results)
+            if value(result) is not None
+        ]
         if len(points) > 1:
             found.append(
                 Figure(
@@ -81,14 +105,17 @@ def figures(results: Sequence[Result], sweep: Optional[Dict[str, Any]] = None) -
                 "Speed by batch size",
                 "Tokens/s relative to the first model, with 95% intervals; above 1 is faster. "
                 "Colours are models"
-                + (", dashes source lengths." if len(_source_lengths(sweep)) > 1 else "."),
-                _batch_sizes(sweep),
+                + (", dashes source lengths" if len(_source_lengths(sweep)) > 1 else "")
+                + f". Measured with {conditions(sweep)}.",
+                _batch_sizes(sweep, [result.name for result in results]),
             )
         )
-    curves = [(result.name, result.curves) for result in results if result.curves is not None]
     for key, title in (("train", "Training loss"), ("valid", "Validation loss")):
-        lines = [(name, getattr(curve, key)) for name, curve in curves]
-        lines = [(name, line) for name, line in lines if len(line) > 1]
+        lines = [
+            (place, result.name, getattr(result.curves, key))
+            for place, result in enumerate(results)
+            if result.curves is not None and len(getattr(result.curves, key)) > 1
+        ]
         if lines:
             found.append(
                 Figure(
@@ -116,14 +143,28 @@ def save(figure: Figure, folder: Path) -> List[Path]:
 
 
 def inline_svg(figure: Figure) -> str:
-    """SVG for inside a page, in the page's colour of text and without a background."""
-    text = _render(figure, "svg", ink=_INK, background="none").decode("utf-8")
-    text = text[text.index("<svg") :]
-    text = text.replace(_INK, "currentColor")
-    # sizes come from the page
-    return re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1).replace(
-        ' height="', ' data-height="', 1
-    )
+    """SVG for inside a page: in the page's colour of text, without background and size.
+
+    Its ids begin with the figure's key, since those of matplotlib are the same in every figure.
+    """
+    root = ElementTree.fromstring(_render(figure, "svg", ink=_INK, background="none"))
+    for unwanted in root.findall(f"{{{_SVG}}}metadata"):
+        root.remove(unwanted)
+    for size in ("width", "height"):  # come from the page
+        del root.attrib[size]
+    root.set("role", "img")
+    root.set("aria-label", figure.title)
+    for element in root.iter():
+        for name, value in element.attrib.items():
+            if name == "id":
+                value = f"{figure.key}-{value}"
+            elif name == f"{{{_XLINK}}}href":
+                value = value.replace("#", f"#{figure.key}-", 1)
+            value = value.replace("url(#", f"url(#{figure.key}-").replace(_INK, "currentColor")
+            element.set(name, value)
+    ElementTree.register_namespace("", _SVG)
+    ElementTree.register_namespace("xlink", _XLINK)
+    return ElementTree.tostring(root, encoding="unicode")
 
 
 def _render(figure: Figure, suffix: str, ink: str, background: str) -> bytes:
@@ -131,6 +172,7 @@ def _render(figure: Figure, suffix: str, ink: str, background: str) -> bytes:
     settings = {
         "svg.fonttype": "none",  # text stays text
         "svg.hashsalt": figure.key,  # the same input gives the same file; ids differ in a page
+        "text.parse_math": False,  # a '$' in the name of a run is one
         "font.size": 11,
         "text.color": ink,
         "axes.labelcolor": ink,
@@ -144,7 +186,7 @@ def _render(figure: Figure, suffix: str, ink: str, background: str) -> bytes:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure as Canvas
 
-        canvas = Canvas(figsize=(6.4, 4.0), layout="constrained")
+        canvas = Canvas(figsize=(5.2, 3.5), layout="constrained")
         FigureCanvasAgg(canvas)
         canvas.patch.set_facecolor(background)
         axes = canvas.add_subplot()
@@ -167,8 +209,8 @@ def _matplotlib() -> Any:
     return matplotlib
 
 
-def _bleu(result: Result) -> float:
-    return result.scores["bleu"]["score"]
+def _millions(count: Optional[int]) -> Optional[float]:
+    return None if count is None else count / 1e6
 
 
 def pareto_front(points: Sequence[Tuple[float, float]], more_is_better: bool) -> List[int]:
@@ -189,62 +231,72 @@ def pareto_front(points: Sequence[Tuple[float, float]], more_is_better: bool) ->
     return front
 
 
-def _pareto(
-    points: Sequence[Tuple[str, float, float]], label: str, more: bool
-) -> Callable[[Any], None]:
+def _pareto(points: Sequence[_Point], label: str, more: bool) -> Callable[[Any], None]:
     def draw(axes: Any) -> None:
-        places = [(value, quality) for _, value, quality in points]
-        front = pareto_front(places, more)
+        front = pareto_front([(point.value, point.quality) for point in points], more)
         axes.plot(
-            [places[index][0] for index in front],
-            [places[index][1] for index in front],
+            [points[index].value for index in front],
+            [points[index].quality for index in front],
             color="#888888",
             linewidth=1,
             zorder=1,
         )
-        for index, (name, value, quality) in enumerate(points):
-            axes.scatter([value], [quality], s=60, zorder=2, label=name, **_style(index))
+        drawn = [
+            axes.scatter([point.value], [point.quality], s=60, zorder=2, **_style(point.place))
+            for point in points
+        ]
         axes.margins(0.12)
         axes.set_xlabel(label)
         axes.set_ylabel("BLEU")
-        axes.legend(frameon=False, fontsize=9)
+        _legend(axes, drawn, [point.name for point in points])
 
     return draw
 
 
-def _batch_sizes(sweep: Dict[str, Any]) -> Callable[[Any], None]:
-    """One line per model and source length."""
+def _batch_sizes(sweep: Dict[str, Any], runs: Sequence[str]) -> Callable[[Any], None]:
+    """One line per model and source length; a model that is one of the runs has its colour."""
 
     def draw(axes: Any) -> None:
         names = model_names(sweep)
         lengths = _source_lengths(sweep)
+        order = list(dict.fromkeys([*runs, *names]))
         axes.axhline(1.0, color="#888888", linewidth=1)
-        for model, name in enumerate(names[1:], start=1):
+        drawn, labels = [], []
+        for name in names[1:]:
+            style = _style(order.index(name))
             for number, length in enumerate(lengths):
                 tables = [table for table in sweep["results"] if table["source_length"] == length]
                 tables.sort(key=lambda table: table["batch_size"])
                 ratios = [ratio_of(table, name, names[0]) for table in tables]
-                axes.errorbar(
+                if len(lengths) > 1:
+                    style["marker"] = MARKERS[number % len(MARKERS)]
+                line = axes.errorbar(
                     [table["batch_size"] for table in tables],
                     [ratio.ratio for ratio in ratios],
-                    yerr=[  # too few batches for an interval: no bar
-                        [ratio.ratio - (ratio.low or ratio.ratio) for ratio in ratios],
-                        [(ratio.high or ratio.ratio) - ratio.ratio for ratio in ratios],
+                    yerr=[
+                        [_above_0(ratio.ratio, ratio.low) for ratio in ratios],
+                        [_above_0(ratio.high, ratio.ratio) for ratio in ratios],
                     ],
                     capsize=3,
-                    label=name if len(lengths) == 1 else f"{name}, {length} source tokens",
-                    color=COLOURS[model % len(COLOURS)],
-                    marker=MARKERS[number % len(MARKERS)],
                     linestyle=DASHES[number % len(DASHES)],
+                    **style,
                 )
+                drawn.append(line)
+                labels.append(name if len(lengths) == 1 else f"{name}, {length} source tokens")
         sizes = sorted({table["batch_size"] for table in sweep["results"]})
         axes.set_xscale("log", base=2)
         axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.minorticks_off()
         axes.set_xlabel("sentences a batch")
         axes.set_ylabel(f"tokens/s relative to {names[0]}")
-        axes.legend(frameon=False, fontsize=9)
+        _legend(axes, drawn, labels)
 
     return draw
+
+
+def _above_0(more: Optional[float], less: Optional[float]) -> float:
+    # no bar without an interval; rounding mustn't turn one round
+    return 0.0 if more is None or less is None else max(0.0, more - less)
 
 
 def _source_lengths(sweep: Dict[str, Any]) -> List[Optional[int]]:
@@ -253,17 +305,32 @@ def _source_lengths(sweep: Dict[str, Any]) -> List[Optional[int]]:
 
 
 def _lines(
-    lines: Sequence[Tuple[str, Sequence[Tuple[int, float]]]],
+    lines: Sequence[Tuple[int, str, Sequence[Tuple[int, float]]]],
 ) -> Callable[[Any], None]:
+    """One line per run: its place among all, name, and losses by update."""
+
     def draw(axes: Any) -> None:
-        for index, (name, line) in enumerate(lines):
+        drawn = []
+        for number, (place, _, line) in enumerate(lines):
             updates = [update for update, _ in line]
             losses = smooth([loss for _, loss in line], max(1, len(line) // 50))
-            axes.plot(updates, losses, color=COLOURS[index % len(COLOURS)], label=name)
+            # a few markers, side by side where lines lie on each other
+            step = max(1, len(line) // 8)
+            first = number * step // len(lines)
+            drawn += axes.plot(
+                updates, losses, markersize=5, markevery=(first, step), **_style(place)
+            )
         axes.set_xlabel("updates")
-        axes.legend(frameon=False, fontsize=9)
+        _legend(axes, drawn, [name for _, name, _ in lines])
 
     return draw
+
+
+def _legend(axes: Any, drawn: Sequence[Any], names: Sequence[str]) -> None:
+    # matplotlib leaves names out that begin with '_', unless they come afterwards
+    legend = axes.legend(drawn, [str(number) for number in range(len(drawn))], frameon=False)
+    for text, name in zip(legend.get_texts(), names):
+        text.set(text=name, fontsize=9)
 
 
 def smooth(values: Sequence[float], width: int) -> List[float]:

@@ -54,11 +54,12 @@ class Result:
         return None if self.speed is None else self.speed.mean
 
     @property
-    def parameters(self) -> Optional[Dict[str, int]]:
-        """``total`` and ``body``."""
+    def parameters(self) -> Dict[str, Optional[int]]:
+        """``total`` and ``body``, None if unknown."""
         if self.costs is not None:
             return {"total": self.costs.total, "body": self.costs.body}
-        return None if self.latency is None else self.latency["parameters"]
+        held = {} if self.latency is None else self.latency["parameters"]
+        return {part: held.get(part) for part in ("total", "body")}
 
     @property
     def multiply_adds(self) -> Optional[int]:
@@ -80,8 +81,8 @@ def collect(
 ) -> List[Result]:
     """Read all that the runs hold; the first is the baseline.
 
-    Scores or significance that are missing, or of other texts, another baseline or another test,
-    are computed and written.
+    Scores or significance that are missing or damaged, of other texts, another baseline or another
+    test, or of too few or not equally many samples, are computed and written.
 
     Args:
         runs: the run directories.
@@ -100,8 +101,10 @@ def collect(
     texts = [run.texts() for run in runs]
     check_references(runs, texts, 0)
     records = [run.read_json(run.scores) for run in runs]
-    if not all(are_scores_of(record, text) for record, text in zip(records, texts)) or not all(
-        is_test_against(record, runs[0], texts[0], test) for record in records[1:]
+    if (
+        not all(are_scores_of(record, text) for record, text in zip(records, texts))
+        or not all(is_test_against(record, runs[0], texts[0], test) for record in records[1:])
+        or len({record["significance"]["samples"] for record in records[1:]}) > 1
     ):
         extras = Extras.of([record for record in records if record is not None])
         baseline = runs[0] if len(runs) > 1 else None

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 from fairseq_ffn.errors import UserError, printable
-from fairseq_ffn.files import read_lines, write_lines
-from fairseq_ffn.reporting.hypotheses import read_hypotheses
+from fairseq_ffn.files import read_lines, write_text
+from fairseq_ffn.records import read_json
+from fairseq_ffn.reporting.hypotheses import has_hypotheses, read_hypotheses
 
-#: outputs of fairseq-generate, if there is no hypothesis.txt
-_GENERATED = ("generate-test.txt", "generate.log")
+logger = logging.getLogger(__name__)
+
+#: of fairseq-generate --results-path: it puts the name of the subset in
+_OF_RESULTS_PATH = "generate-*.txt"
+#: what it printed, as the quick start keeps it
+_PRINTED = "generate.log"
 
 
 @dataclass(frozen=True)
@@ -63,15 +68,21 @@ class RunDirectory:
     def texts(self) -> Texts:
         """Hypotheses, references and sources.
 
-        ``hypothesis.txt`` is made from fairseq-generate's output (``generate-test.txt`` of
-        ``--results-path``, or ``generate.log``) if it isn't there.
+        ``hypothesis.txt`` is made from fairseq-generate's output (``generate-*.txt`` of
+        ``--results-path``, or ``generate.log``) if it isn't there, or if it is older than that
+        output and another text.
 
         Raises:
-            UserError: a file is missing or empty, isn't UTF-8, or the sides differ in length.
+            UserError: a file is missing or empty, isn't UTF-8, the sides differ in length, or it
+                isn't clear which files are meant.
         """
-        names = [self.path / "reference.txt"]
-        if not names[0].is_file():
-            names = sorted(self.path.glob("reference.*.txt"))
+        single, several = self.path / "reference.txt", sorted(self.path.glob("reference.*.txt"))
+        if single.is_file() and several:
+            raise UserError(
+                f"{single}: there is {several[0].name} as well; call it reference.*.txt too if "
+                "all are references, or move what isn't one elsewhere"
+            )
+        names = [single] if single.is_file() else several
         if not names:
             raise UserError(
                 f"{self.path}: no reference.txt or reference.*.txt (detokenised, one sentence a "
@@ -94,32 +105,46 @@ class RunDirectory:
 
     def read_json(self, path: Path) -> Optional[Dict[str, Any]]:
         """A record, or None if it isn't there."""
-        if not path.is_file():
-            return None
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{path}: damaged JSON ({error})") from error
-        if not isinstance(record, dict):
-            raise UserError(f"{path}: not a record")
-        return record
+        return read_json(path) if path.is_file() else None
 
     def _hypotheses(self, sentences: int) -> List[str]:
         path = self.path / "hypothesis.txt"
+        generated = self._generated()
         if path.is_file():
-            hypotheses = read_lines(path)
-            if len(hypotheses) != sentences:
-                raise UserError(
-                    f"{path}: {len(hypotheses)} lines, but there are {sentences} references"
-                )
-            return hypotheses
-        for name in _GENERATED:
-            generated = self.path / name
-            if generated.is_file():
-                hypotheses = read_hypotheses(generated, sentences)
-                write_lines(path, hypotheses)
-                return hypotheses
-        raise UserError(
-            f"{self.path}: no hypothesis.txt, and no output of fairseq-generate "
-            f"({' or '.join(_GENERATED)}) to make it from"
-        )
+            made = path.stat().st_mtime_ns
+            if all(one.stat().st_mtime_ns <= made for one in generated):
+                return self._read_hypotheses(path, sentences)
+        elif not generated:
+            raise UserError(
+                f"{self.path}: no hypothesis.txt, and no output of fairseq-generate "
+                f"({_OF_RESULTS_PATH}, or {_PRINTED} with lines D-...) to make it from"
+            )
+        if len(generated) > 1:
+            raise UserError(
+                f"{self.path}: hypothesis.txt can't be made, since there are several outputs of "
+                f"fairseq-generate ({', '.join(one.name for one in generated)}); keep the one of "
+                "the references"
+            )
+        hypotheses = read_hypotheses(generated[0], sentences)
+        text = "".join(f"{line}\n" for line in hypotheses)
+        if not path.is_file() or path.read_bytes() != text.encode():
+            logger.info(f"{path} is made from {generated[0].name}")
+            write_text(path, text)
+        return hypotheses
+
+    def _generated(self) -> List[Path]:
+        found = sorted(self.path.glob(_OF_RESULTS_PATH))
+        printed = self.path / _PRINTED
+        # with --results-path it has the log only
+        if printed.is_file() and has_hypotheses(printed):
+            found.append(printed)
+        return found
+
+    @staticmethod
+    def _read_hypotheses(path: Path, sentences: int) -> List[str]:
+        hypotheses = read_lines(path)
+        if len(hypotheses) != sentences:
+            raise UserError(
+                f"{path}: {len(hypotheses)} lines, but there are {sentences} references"
+            )
+        return hypotheses

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from dataclasses import dataclass
 from typing import Dict, List, Sequence, Tuple
 
 from fairseq_ffn.reporting.results import Result
+
+#: what a mark means
+MARKED = "words that aren't part of the reference's word order"
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,14 @@ def choose(results: Sequence[Result], count: int, least_words: int = 7) -> List[
             },
         )
         for number in pool[::step][:count]
+    ]
+
+
+def runs_of_words(words: Sequence[Tuple[str, bool]]) -> List[Tuple[str, bool]]:
+    """Neighbours that are both alike or both different, joined by spaces, so marks span them."""
+    return [
+        (" ".join(word for word, _ in group), same)
+        for same, group in itertools.groupby(words, key=lambda word: word[1])
     ]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import re
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Sequence
@@ -111,12 +112,14 @@ def score_runs(
 
 
 def are_scores_of(record: Optional[Dict[str, Any]], texts: Texts) -> bool:
-    """Whether a record holds BLEU and chrF of these texts."""
+    """Whether a record holds BLEU and chrF of these texts, and nothing that reports can't read."""
     return (
         record is not None
         and record.get("texts_sha256") == digest(texts)
-        and _is_score(record.get("bleu"))
-        and _is_score(record.get("chrf"))
+        and record.get("sentences") == len(texts.hypotheses)
+        and record.get("references") == len(texts.references)
+        and all(_is_score(record.get(key)) for key in ("bleu", "chrf"))
+        and all(_is_score(record[key]) for key in _EXTRA if key in record)
     )
 
 
@@ -129,7 +132,7 @@ def is_test_against(
         record: of the other run.
         baseline: what it has to be compared with.
         texts: of the baseline.
-        test: a key of ``significance.TESTS``.
+        test: a key of ``significance.TESTS``; with fewer samples than by default it doesn't count.
     """
     found = record.get("significance")
     wanted = {
@@ -140,16 +143,25 @@ def is_test_against(
     return (
         isinstance(found, dict)
         and all(found.get(key) == wanted[key] for key in wanted)
-        and all(isinstance(found.get(f"{metric}_p"), float) for metric in ("bleu", "chrf"))
+        and isinstance(found.get("samples"), int)
+        and found["samples"] >= TESTS[test][2]
+        and all(
+            _is_number(p := found.get(f"{metric}_p")) and 0 <= p <= 1 for metric in ("bleu", "chrf")
+        )
     )
 
 
 def digest(texts: Texts) -> str:
-    """SHA-256 of hypotheses and references; no line has a line feed in it."""
-    sides = [texts.hypotheses, *texts.references]
-    return hashlib.sha256(
-        "".join(f"{len(side)}\n" + "".join(f"{line}\n" for line in side) for side in sides).encode()
-    ).hexdigest()
+    """SHA-256 of hypotheses, references and sources (COMET reads them); lines have no line feed."""
+    sides = [("hypotheses", texts.hypotheses)]
+    sides += [("reference", reference) for reference in texts.references]
+    if texts.sources is not None:
+        sides.append(("sources", texts.sources))
+    found = hashlib.sha256()
+    for name, lines in sides:
+        found.update(f"{name} {len(lines)}\n".encode())
+        found.update("".join(f"{line}\n" for line in lines).encode())
+    return found.hexdigest()
 
 
 def check_references(runs: Sequence[RunDirectory], texts: Sequence[Texts], first: int) -> None:
@@ -193,7 +205,18 @@ def _score(run: RunDirectory, text: Texts, extras: Extras, again: bool) -> Dict[
 
 
 def _is_score(value: Any) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("score"), (int, float))
+    return (
+        isinstance(value, dict)
+        and _is_number(value.get("score"))
+        and isinstance(value.get("signature", value.get("model")), str)
+    )
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
 
 
 def _position(run: RunDirectory, runs: Sequence[RunDirectory]) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, Dict, Optional, Sequence
 
 from sacrebleu.metrics import BLEU, CHRF, TER
@@ -89,25 +91,34 @@ def comet(
     Raises:
         UserError: COMET isn't installed, has no such model, or there are no sources.
     """
-    try:
-        from comet import download_model, load_from_checkpoint
-    except ImportError as error:
-        raise UserError(
-            "--comet: COMET isn't installed; pip install 'fairseq-ffn[comet]' (unbabel-comet)"
-        ) from error
+    scorer = _comet_scorer(model)
     if sources is None:
         raise UserError("--comet: needs source.txt in the run directory")
-    try:
-        path = model if model.endswith(".ckpt") else download_model(model)
-        scorer = load_from_checkpoint(path)
-    except (OSError, KeyError, ValueError) as error:
-        raise UserError(f"--comet {model}: can't be loaded ({error})") from error
     data = [
         {"src": source, "mt": hypothesis, "ref": reference}
         for source, hypothesis, reference in zip(sources, hypotheses, references[0])
     ]
     output = scorer.predict(data, batch_size=16, gpus=0, progress_bar=False)
     return {"score": 100 * float(output.system_score), "model": model}
+
+
+@lru_cache(maxsize=1)  # gigabytes, and the same for all runs
+def _comet_scorer(model: str) -> Any:
+    """The model itself."""
+    try:
+        from comet import download_model, load_from_checkpoint
+    except ImportError as error:
+        raise UserError(
+            "--comet: COMET isn't installed; pip install 'fairseq-ffn[comet]' (unbabel-comet)"
+        ) from error
+    is_file = model.endswith(".ckpt")
+    if is_file and not Path(model).is_file():
+        raise UserError(f"--comet {model}: there is no such file")
+    try:
+        return load_from_checkpoint(model if is_file else download_model(model))
+    except Exception as error:  # it downloads, unpickles and builds, and fails in many ways
+        what = str(error) or type(error).__name__
+        raise UserError(f"--comet {model}: can't be loaded ({what.splitlines()[0]})") from error
 
 
 def signature_of(records: Sequence[Dict[str, Any]], metric: str) -> str:

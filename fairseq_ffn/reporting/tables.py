@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional, Sequence
 
+from fairseq_ffn.errors import printable
 from fairseq_ffn.reporting import speeds
 from fairseq_ffn.reporting.results import SIGNIFICANT, Result
 from fairseq_ffn.reporting.scores import signature_of
@@ -23,6 +25,9 @@ _TEX = {
     "±": r"$\pm$",
     "†": r"$^\dagger$",
 }
+#: what Markdown takes as marks inside a line; '_' isn't one inside a word
+_MARKDOWN = re.compile(r"[\\`*<\[\]|~&$]|(?<![^\W_])_|_(?![^\W_])")
+_TAG = re.compile("<(?=[A-Za-z/!?])")
 
 
 @dataclass(frozen=True)
@@ -50,14 +55,13 @@ def columns_of(results: Sequence[Result]) -> List[Column]:
 
     def share(part: str) -> Callable[[Result], Optional[float]]:
         def value(result: Result) -> Optional[float]:
-            if result.parameters is None or baseline.parameters is None:
-                return None
-            return 100 * result.parameters[part] / baseline.parameters[part]
+            own, whole = result.parameters[part], baseline.parameters[part]
+            return None if own is None or whole is None else 100 * own / whole
 
         return value
 
     def parameters(part: str) -> Callable[[Result], Optional[float]]:
-        return lambda result: result.parameters and result.parameters[part]
+        return lambda result: result.parameters[part]
 
     def metric(name: str) -> Callable[[Result], Optional[float]]:
         return lambda result: result.scores.get(name) and result.scores[name]["score"]
@@ -90,8 +94,9 @@ def columns_of(results: Sequence[Result]) -> List[Column]:
     for name, title, better in (("spbleu", "spBLEU", 1), ("ter", "TER", -1), ("comet", "COMET", 1)):
         value = metric(name)
         columns.append(Column(name, title, value, _fixed(value, 1), better))
+    faster = 1 if speeds.comparable([result.speed for result in results]) else 0
     columns += [
-        Column("tokens_per_second", "tokens/s", lambda r: r.tokens_per_second, speed, 1),
+        Column("tokens_per_second", "tokens/s", lambda r: r.tokens_per_second, speed, faster),
         Column("relative_speed", "speed", relative, relative_text, 1),
         Column("parameters", "parameters", parameters("total"), millions(parameters("total")), -1),
         Column("parameters_percent", "%", share("total"), _fixed(share("total"), 0), -1),
@@ -120,8 +125,9 @@ def markdown(results: Sequence[Result]) -> str:
         "| --- |" + " ---: |" * len(columns),
     ]
     for result, row in zip(results, cells(results, columns)):
-        lines.append(f"| {_md(result.name)} | " + " | ".join(row) + " |")
-    return "\n".join([*lines, "", *(f"{note}  " for note in notes(results)), ""])
+        lines.append(f"| {escaped(result.name)} | " + " | ".join(row) + " |")
+    described = [_TAG.sub(r"\\<", note) for note in notes(results)]
+    return "\n".join([*lines, "", *(f"{note}  " for note in described), ""])
 
 
 def to_csv(results: Sequence[Result]) -> str:
@@ -186,22 +192,23 @@ def notes(results: Sequence[Result]) -> List[str]:
                 f"({found['test']}, {found['samples']} samples)."
             )
             break
-    lines += speeds.notes([result.speed for result in results])
+    lines += speeds.notes([result.name for result in results], [result.speed for result in results])
     if any(result.costs is not None for result in results):
         lines.append(
             "body: parameters without embeddings and output projection; multiply-adds: matrix "
             "products per source and target token together, without attention scores and output "
             "projection."
         )
-    return lines
+    return [printable(line) for line in lines]
 
 
 def _fixed(value: Callable[[Result], Optional[float]], digits: int) -> Callable[[Result], str]:
     return lambda result: f"{value(result):.{digits}f}"
 
 
-def _md(text: str) -> str:
-    return "".join(f"\\{letter}" if letter in "\\|<" else letter for letter in text)
+def escaped(text: str) -> str:
+    """A text that Markdown takes literally."""
+    return _MARKDOWN.sub(r"\\\g<0>", text)
 
 
 def _tex(text: str) -> str:

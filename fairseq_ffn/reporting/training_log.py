@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,7 +52,7 @@ def _values(text: str) -> Dict[str, float]:
     if text.startswith("{"):
         try:
             pairs = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
     else:
         pairs = dict(_PAIR.findall(text.replace(",", " ")))
@@ -60,7 +61,9 @@ def _values(text: str) -> Dict[str, float]:
     values = {}
     for name, value in pairs.items():
         try:
-            values[name] = float(value)
-        except (TypeError, ValueError):
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
             continue
+        if math.isfinite(number):  # a loss can be nan
+            values[name] = number
     return values

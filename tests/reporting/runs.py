@@ -14,6 +14,15 @@ REFERENCES = [
 ]
 
 
+CPU = "Some CPU @ 2 GHz"
+JSON_LOG = """2026 | INFO | train_inner | {"loss": "9.5", "nll_loss": "9", "num_updates": "10"}
+2026 | INFO | train_inner | {"loss": "7.5", "nll_loss": "7", "num_updates": "20"}
+2026 | INFO | valid | {"valid_loss": "7.1", "valid_nll_loss": "6.5", "valid_num_updates": "20"}
+2026 | INFO | train_inner | {"loss": "dam
+2026 | INFO | train_inner | {"loss": "6.5", "nll_loss": "6", "num_updates": "20"}
+"""
+
+
 def make_run(path: Path, errors: Optional[int] = 0, speed: Optional[float] = None) -> Path:
     """A run directory whose hypotheses have so many wrong words in each three sentences.
 
@@ -58,6 +67,7 @@ def latency_record(speed: float) -> dict:
         "tokens_per_second": {"mean": speed, "std": 1.25, "runs": [speed] * 3},
         "tokens": 500,
         "sentences": 40,
+        "machine": {"cpu": CPU},
     }
 
 
@@ -106,6 +116,7 @@ def comparison_record(
             "force_length": None,
         },
         "results": [table(size, length) for length in lengths for size in batch_sizes],
+        "machine": {"cpu": CPU},
     }
 
 

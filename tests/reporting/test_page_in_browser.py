@@ -32,6 +32,12 @@ document.body.setAttribute("data-order", Array.prototype.map.call(
 document.body.setAttribute("data-overflow",
   document.documentElement.scrollWidth - document.documentElement.clientWidth);
 document.body.setAttribute("data-background", getComputedStyle(document.body).backgroundColor);
+document.body.setAttribute("data-width", window.innerWidth);
+document.body.setAttribute("data-columns", new Set(Array.prototype.map.call(
+  document.querySelector(".systems").children,
+  function (entry) { return entry.getBoundingClientRect().left; })).size);
+document.body.setAttribute("data-marks", getComputedStyle(
+  document.querySelector("mark")).textDecorationLine);
 document.body.setAttribute("data-requests", performance.getEntriesByType("resource").length);
 </script></body>"""
 
@@ -84,8 +90,15 @@ def test_headings_sort_and_unknown_values_stay_last(page, tmp_path):
 
 def test_it_fits_a_phone_and_loads_nothing(page, tmp_path):
     found = browse(page, tmp_path, 0, 0, "--window-size=390,800")
+    assert int(found["width"]) <= 500  # Chromium's least
     assert int(found["overflow"]) <= 0, "the page scrolls sideways"
     assert found["requests"] == "0"
+
+
+def test_translations_are_side_by_side_where_there_is_room(page, tmp_path):
+    assert browse(page, tmp_path, 0, 0, "--window-size=1200,800")["columns"] == "3"
+    phone = browse(page, tmp_path, 0, 0, "--window-size=390,800")
+    assert phone["columns"] == "1" and phone["marks"] == "underline"
 
 
 def test_light_and_dark(page, tmp_path):

@@ -14,20 +14,16 @@ from fairseq_ffn.cli.main import main
 from fairseq_ffn.errors import UserError
 from fairseq_ffn.reporting import plots, tables
 from fairseq_ffn.reporting import score_runs as score_runs_module
-from fairseq_ffn.reporting.plots import pareto_front, smooth
+from fairseq_ffn.reporting.page import page
 from fairseq_ffn.reporting.results import collect
 from fairseq_ffn.reporting.run_directory import RunDirectory
 from fairseq_ffn.reporting.samples import choose, marked
+from fairseq_ffn.reporting.score_runs import are_scores_of
 from fairseq_ffn.reporting.significance import compare
+from fairseq_ffn.reporting.speeds import find_comparison
 from fairseq_ffn.reporting.training_log import read_curves
-from reporting.runs import comparison_record, make_run
+from reporting.runs import CPU, JSON_LOG, comparison_record, make_run
 
-JSON_LOG = """2026 | INFO | train_inner | {"loss": "9.5", "nll_loss": "9", "num_updates": "10"}
-2026 | INFO | train_inner | {"loss": "7.5", "nll_loss": "7", "num_updates": "20"}
-2026 | INFO | valid | {"valid_loss": "7.1", "valid_nll_loss": "6.5", "valid_num_updates": "20"}
-2026 | INFO | train_inner | {"loss": "dam
-2026 | INFO | train_inner | {"loss": "6.5", "nll_loss": "6", "num_updates": "20"}
-"""
 SIMPLE_LOG = """x | INFO | train_inner | epoch 001: 10 / 20 loss=9.5, nll_loss=9, num_updates=10
 x | INFO | train_inner | epoch 001: 20 / 20 loss=6.5, nll_loss=6, num_updates=20, lr=1e-05
 x | INFO | valid | epoch 001 | valid on 'valid' subset | loss 7.1 | nll_loss 6.5 | num_updates 20
@@ -122,7 +118,7 @@ def test_both_figures_of_speed_are_from_the_comparison_beside_the_runs(runs, cap
     interval = f"[{turned / 1.1:.2f}, {turned / 0.9:.2f}]"
     assert f"| 130.0 ± 2.5 | {turned:.2f}x {interval} |" in table
     assert "| 110.0 ± 2.5 | 1.00x |" in table
-    assert "tokens/s: batch 1, beam 5, cpu, 1 thread, float32, mean and standard" in table
+    assert f"tokens/s: batch 1, beam 5, cpu ({CPU}), 1 thread, float32, mean and standard" in table
     assert "3 rounds over 20 batches" in table and "with 95% interval" in table
     assert "machines drift" not in table and "124.0" not in table
     rows = list(csv.DictReader(io.StringIO((output / "report.csv").read_text())))
@@ -172,8 +168,8 @@ def test_real_text_at_the_smallest_batch_stands_for_a_comparison(runs):
     results = collect([RunDirectory(run) for run in runs[:2]], comparison=record)
     notes = " ".join(tables.notes(results))
     assert (
-        "batch 1, beam 5, cpu, 1 thread, float32, 9 random source tokens, target forced to 7"
-        in notes
+        f"batch 1, beam 5, cpu ({CPU}), 1 thread, float32, target forced to 7 tokens, "
+        "9 random source tokens" in notes
     )
 
 
@@ -185,69 +181,72 @@ def test_without_the_baselines_speed_there_is_no_ratio(tmp_path):
     assert "speed:" not in " ".join(lines)
 
 
-def test_speeds_of_two_protocols_are_said_not_to_be_comparable(runs):
-    path = runs[1] / "latency.json"
+def change_record(run, **changes):
+    """Change entries of a ``latency.json``; those in objects are merged."""
+    path = run / "latency.json"
     record = json.loads(path.read_text())
-    record["protocol"].update(batch_size=None, max_tokens=900, threads=2)
+    for key, value in changes.items():
+        record[key] = {**record[key], **value}
     path.write_text(json.dumps(record))
-    notes = tables.notes(results_of(runs))
-    assert "The speeds were measured in different ways and can't be compared." in notes
-    assert any("batches of 900 tokens, beam 5, cpu, 2 threads" in note for note in notes)
-    assert any("batch 1, beam 5, cpu, 1 thread, float32, mean" in note for note in notes)
 
 
-class Axes:
-    """Keeps the lines that are drawn."""
-
-    def __init__(self):
-        self.lines, self.ticks = [], None
-
-    def errorbar(self, sizes, ratios, yerr, **style):
-        self.lines.append((style["label"], sizes, ratios, yerr, style))
-
-    def set_xticks(self, ticks, labels):
-        self.ticks = list(zip(ticks, labels))
-
-    def __getattr__(self, name):
-        return lambda *args, **kwargs: None
-
-
-def sweep_figure(record):
-    figures = plots.figures([], record)
-    assert [figure.key for figure in figures] == ["batch_sizes"]
-    axes = Axes()
-    figures[0].draw(axes)
-    return figures[0], axes
-
-
-def test_a_sweep_has_one_line_per_model_and_source_length():
-    record = comparison_record({"a": 100.0, "b": 200.0, "c": 50.0}, (4, 1), (10, 40))
-    figure, axes = sweep_figure(record)
-    assert axes.ticks == [(1, "1"), (4, "4")]
-    assert "Colours are models, dashes source lengths." in figure.caption
-    assert [(label, sizes) for label, sizes, *_ in axes.lines] == [
-        (f"{name}, {length} source tokens", [1, 4]) for name in "bc" for length in (10, 40)
-    ]
-    ratios = {label: ratios for label, _, ratios, *_ in axes.lines}
-    assert ratios["b, 10 source tokens"] == pytest.approx([1.1, 1.025])
-    assert ratios["c, 40 source tokens"] == pytest.approx([1 - 0.5 / 40, 1 - 0.5 / 160])
-    _, _, ratio, (below, above), _ = axes.lines[0]
-    assert below == pytest.approx([0.1 * one for one in ratio])
-    assert above == pytest.approx(below)
-    styles = [style for *_, style in axes.lines]
-    assert len({(one["color"], one["linestyle"]) for one in styles}) == 4
-    assert len({one["color"] for one in styles}) == 2
-    assert len({one["linestyle"] for one in styles}) == len({one["marker"] for one in styles}) == 2
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"protocol": {"batch_size": None, "max_tokens": 900, "threads": 2}},
+            f"batches of 900 tokens, beam 5, cpu ({CPU}), 2 threads",
+        ),
+        ({"machine": {"cpu": "Another CPU"}}, "batch 1, beam 5, cpu (Another CPU), 1 thread"),
+        ({"protocol": {"max_len_b": 10}}, "1 thread, float32, max_len_b 10, mean"),
+    ],
+)
+def test_speeds_that_can_not_be_compared_have_no_ratio(runs, changes, words):
+    change_record(runs[1], **changes)
+    make_run(runs[0].parent / "third", 3, speed=150.0)
+    results = results_of([*runs[:2], runs[0].parent / "third"])
+    notes = tables.notes(results)
+    assert any("can't be compared" in note for note in notes)
+    same = f"tokens/s of big, third: batch 1, beam 5, cpu ({CPU}), 1 thread, float32, mean"
+    assert any(note.startswith(same) for note in notes)
+    assert any(note.startswith("tokens/s of one_wide: ") and words in note for note in notes)
+    assert [result.speed.ratio for result in results] == [1.0, None, 1.5]
+    speed = next(one for one in tables.columns_of(results) if one.key == "tokens_per_second")
+    assert speed.better == 0  # none is the best
+    assert "bleu_speed" not in {figure.key for figure in plots.figures(results)}
 
 
-def test_a_sweep_over_real_text_names_only_the_models():
-    figure, axes = sweep_figure(comparison_record({"a": 100.0, "b": 200.0}, (1, 2)))
-    assert [label for label, *_ in axes.lines] == ["b"]
-    assert "dashes" not in figure.caption
+def test_two_machines_alone_have_no_column_of_ratios(runs):
+    change_record(runs[1], machine={"cpu": "Another CPU"})
+    results = results_of(runs[:2])
+    assert "relative_speed" not in {column.key for column in tables.columns_of(results)}
+    assert not any("speed: ratio" in note for note in tables.notes(results))
 
 
-def test_a_sweep_of_one_model_is_no_figure():
-    assert plots.figures([], comparison_record({"a": 100.0}, (1, 2))) == []
+def test_a_ratio_without_interval_is_one(runs):
+    record = comparison_record({"big": 110.0, "one_wide": 121.0})
+    record["results"][0]["ratios"][0].update(low=None, high=None)
+    path = runs[0].parent / "latency_comparison.json"
+    path.write_text(json.dumps(record))
+    for order in (runs[:2], runs[1::-1]):
+        comparison = find_comparison([RunDirectory(run) for run in order])
+        results = collect([RunDirectory(run) for run in order], comparison=comparison)
+        ratio = 1.1 if order[0] == runs[0] else 1 / 1.1
+        text = tables.markdown(results)
+        assert f"| {ratio:.2f}x |" in text and "of too few batches for an interval" in text
+        assert "machines drift" not in text and "95%" not in text
+    assert len(plots.figures(results, comparison)) > 1
+
+
+def test_a_size_that_is_unknown_is_left_out(runs):
+    for run, parameters in zip(runs, ({"total": 7_000_000, "body": None}, {"total": None})):
+        change_record(run, parameters=parameters)
+    results = results_of(runs)
+    rows = list(csv.DictReader(io.StringIO(tables.to_csv(results))))
+    assert [row["parameters"] for row in rows] == ["7000000", "", ""]
+    assert [row["body_parameters"] for row in rows] == ["", "1000000", ""]
+    assert "body_percent" not in rows[0] and rows[0]["parameters_percent"] == "100.0"
+    assert "bleu_parameters" not in {figure.key for figure in plots.figures(results)}
 
 
 def test_a_comparison_of_several_batch_sizes_is_drawn_as_well(runs, tmp_path):
@@ -358,6 +357,39 @@ def test_another_kind_of_test_is_made_anew(runs):
     assert tests == ["paired bootstrap", "paired approximate randomization", "paired bootstrap"]
 
 
+@pytest.mark.parametrize("samples", ["1", "999"])
+def test_a_test_with_fewer_samples_is_made_anew(runs, samples):
+    arguments = [str(run) for run in runs[:2]]
+    assert main(["score", *arguments, "--baseline", arguments[0], "--samples", samples]) == 0
+    assert results_of(runs[:2])[1].scores["significance"]["samples"] == 1000
+
+
+def test_tests_of_one_report_have_equally_many_samples(runs):
+    arguments = [str(run) for run in runs]
+    for run, samples in ((1, "1500"), (2, "2000")):
+        chosen = ["--baseline", arguments[0], "--samples", samples]
+        assert main(["score", arguments[run], *chosen]) == 0
+    results = results_of(runs)
+    assert [one.scores["significance"]["samples"] for one in results[1:]] == [1000, 1000]
+
+
+def test_other_sources_make_scores_anew(runs, monkeypatch):
+    results_of(runs[:1])
+    monkeypatch.setattr(
+        score_runs_module,
+        "comet",
+        lambda sources, *others: {"score": float(len(sources[0])), "model": "mine.ckpt"},
+    )
+    add_to_scores(runs[0], comet={"score": 1.0, "model": "mine.ckpt"})
+    assert results_of(runs[:1])[0].scores["comet"]["score"] == 1.0
+    (runs[0] / "source.txt").write_text("abc\n" * 40)
+    assert results_of(runs[:1])[0].scores["comet"]["score"] == 3.0
+    (runs[0] / "source.txt").unlink()
+    assert not are_scores_of(
+        json.loads((runs[0] / "scores.json").read_text()), RunDirectory(runs[0]).texts()
+    )
+
+
 def test_a_test_with_more_samples_is_kept(runs):
     arguments = [str(run) for run in runs[:2]]
     assert main(["score", *arguments, "--baseline", arguments[0], "--samples", "1500"]) == 0
@@ -400,17 +432,6 @@ def test_curves_of_a_log(tmp_path, log):
     assert curves.valid == [(20, 6.5)]
 
 
-def test_pareto_front():
-    points = [(1.0, 20.0), (2.0, 25.0), (3.0, 24.0), (4.0, 30.0)]
-    assert pareto_front(points, more_is_better=False) == [0, 1, 3]
-    assert pareto_front(points, more_is_better=True) == [3]
-    assert pareto_front([(5.0, 1.0), (5.0, 2.0)], more_is_better=True) == [1]
-
-
-def test_smoothing_is_the_mean_of_the_last_values():
-    assert smooth([4.0, 2.0, 0.0], 2) == [4.0, 3.0, 1.0]
-
-
 def test_marked_words_are_those_that_the_reference_lacks():
     assert marked("das Haus ist rot", "das Haus war rot") == [
         ("das", True),
@@ -434,10 +455,13 @@ class Page(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.links, self.open, self.ids = [], [], []
+        self.links, self.open, self.ids, self.tags = [], [], [], []
 
     def handle_starttag(self, tag, attributes):
         names = dict(attributes)
+        self.tags.append((tag, names))
+        if "id" in names:
+            self.ids.append(names["id"])
         self.links += [names[key] for key in ("src", "href", "xlink:href") if key in names]
         if tag != "meta":
             self.open.append(tag)
@@ -465,17 +489,62 @@ def test_the_command_writes_all_files_and_a_page_without_network(runs, tmp_path,
         *(f"plots/{figure}.{suffix}" for figure in figures for suffix in ("png", "svg")),
     }
     text = (output / "report.html").read_text()
-    page = Page()
-    page.feed(text)
-    assert all(link.startswith("#") for link in page.links), page.links
+    parsed = Page()
+    parsed.feed(text)
+    parsed.close()
+    assert not parsed.open
+    assert all(link.startswith("#") for link in parsed.links), parsed.links
     assert "<b>&_speed" not in text and "no &lt;b&gt;&amp;_speed" in text
     assert "<falsch>" not in text and "&lt;falsch&gt;" in text and "<i>title" not in text
     assert text.count("<svg") == 4 and "#010203" not in text
-    for link in page.links:  # clip paths and markers are found in the page
-        assert f'id="{link[1:]}"' in text
+    # clip paths and markers are found in the page, each once
+    used = parsed.links + re.findall(r"url\((#[^)]*)\)", text)
+    assert len(used) > 20 and {link[1:] for link in used} <= set(parsed.ids)
+    assert len(parsed.ids) == len(set(parsed.ids)) > 100
+    for tag, names in parsed.tags:
+        # else it hides its caption
+        assert ("role" in names and names["role"] == "img") == (tag == "svg")
+    pictures = [names["aria-label"] for tag, names in parsed.tags if tag == "svg"]
+    assert pictures[0] == "BLEU against tokens/s" and len(set(pictures)) == 4
+    assert sum(tag == "main" for tag, _ in parsed.tags) == 1
     first = (output / "plots" / "bleu_speed.svg").read_bytes()
     assert main(arguments) == 0
     assert (output / "plots" / "bleu_speed.svg").read_bytes() == first
+
+
+def test_best_values_of_the_page_are_bold(runs, tmp_path):
+    make_run(tmp_path / "costly", 12, speed=200.0)
+    change_record(tmp_path / "costly", parameters={"total": 9_000_000, "body": 900_000})
+    results = results_of([runs[0], runs[2], tmp_path / "costly"])
+    text = page("title", results, [], [])
+    bold = {}
+    columns = [column.key for column in tables.columns_of(results)]
+    for row, name in zip(re.findall(r"<tr><th scope=\"row\">.*</tr>", text), "abc"):
+        cells = re.findall(r"<td data-value=\"[^\"]*\"( class=\"best\")?>([^<]*)</td>", row)
+        assert len(cells) == len(columns)
+        bold[name] = {key for key, (best, _) in zip(columns, cells) if best}
+    assert bold == {
+        "a": {"bleu", "chrf", "parameters", "parameters_percent"},
+        "b": set(),
+        "c": {"tokens_per_second", "relative_speed", "body_parameters", "body_percent"},
+    }
+
+
+def test_differences_of_samples_are_marked_in_page_and_markdown(runs, tmp_path):
+    words = ["das", "*Haus*", "<b>", "ist", "sehr", "rot", "und"]
+    for run, text in zip(runs[:2], (words, [*words[:3], "war", "immer", *words[5:]])):
+        (run / "reference.txt").write_text("".join(f"{' '.join(words)} {n}\n" for n in range(40)))
+        (run / "hypothesis.txt").write_text("".join(f"{' '.join(text)} {n}\n" for n in range(40)))
+    output = tmp_path / "report"
+    arguments = ["report", *map(str, runs[:2]), "--output", str(output), "--no-plots"]
+    assert main([*arguments, "--samples", "2"]) == 0
+    text = (output / "report.html").read_text()
+    assert text.count("<mark>") == 2
+    assert "das *Haus* &lt;b&gt; <mark>war immer</mark> rot und 20" in text
+    lines = (output / "report.md").read_text().splitlines()
+    assert r"- one_wide: das \*Haus\* \<b> **war immer** rot und 20" in lines
+    assert r"- big: das \*Haus\* \<b> ist sehr rot und 20" in lines
+    assert r"- source: source \<20> \& more" in lines
 
 
 def test_without_plots(runs, tmp_path, capsys):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -48,6 +49,88 @@ def test_a_run_of_fairseq_generates_output_gets_its_hypotheses(tmp_path):
     assert (run / "hypothesis.txt").read_text().splitlines() == texts.hypotheses
 
 
+def test_the_subset_is_in_the_name_of_the_output(tmp_path):
+    run = make_run(tmp_path / "run", None)
+    generated(run / "generate-test1.txt", *range(len(REFERENCES)))
+    (run / "generate.log").write_text("what fairseq-generate logs\n")
+    assert RunDirectory(run).texts().hypotheses[3] == "text 3"
+
+
+def dated(path, seconds):
+    """Give a file a date, in seconds from now."""
+    now = path.stat().st_mtime_ns + seconds * 10**9
+    os.utime(path, ns=(now, now))
+
+
+@pytest.mark.parametrize("name", ["generate-test.txt", "generate.log"])
+def test_a_translation_made_anew_is_scored_anew(tmp_path, name, caplog):
+    run = make_run(tmp_path / "run", None)
+    generated(run / name, *range(len(REFERENCES)))
+    before = score_runs([RunDirectory(run)])[0]["bleu"]["score"]
+    (run / name).write_text("".join(f"D-{n}\t-1\t{text}\n" for n, text in enumerate(REFERENCES)))
+    dated(run / name, 60)
+    caplog.set_level("INFO")
+    after = score_runs([RunDirectory(run)])[0]["bleu"]["score"]
+    assert before < 1 and after == pytest.approx(100)
+    assert f"{run / 'hypothesis.txt'} is made from {name}" in caplog.messages
+    assert (run / "hypothesis.txt").read_text().splitlines() == REFERENCES
+
+
+def test_hypotheses_that_are_newer_than_an_output_or_the_same_stay(tmp_path):
+    run = make_run(tmp_path / "run", 3)
+    text = (run / "hypothesis.txt").read_text()
+    generated(run / "generate-test.txt", *range(len(REFERENCES)))
+    dated(run / "generate-test.txt", -60)
+    assert RunDirectory(run).texts().hypotheses == text.splitlines()
+    same = "".join(f"D-{n}\t-1\t{line}\n" for n, line in enumerate(text.splitlines()))
+    (run / "generate-test.txt").write_text(same)
+    dated(run / "generate-test.txt", 60)
+    date = (run / "hypothesis.txt").stat().st_mtime_ns
+    assert RunDirectory(run).texts().hypotheses == text.splitlines()
+    assert (run / "hypothesis.txt").stat().st_mtime_ns == date
+
+
+def test_a_newer_log_without_hypotheses_is_no_output(tmp_path):
+    run = make_run(tmp_path / "run", 3)
+    (run / "generate.log").write_text("what fairseq-generate logs\n")
+    dated(run / "generate.log", 60)
+    assert len(RunDirectory(run).texts().hypotheses) == 40
+    (run / "hypothesis.txt").unlink()
+    with pytest.raises(UserError, match="no hypothesis.txt, and no output of fairseq-generate"):
+        RunDirectory(run).texts()
+
+
+def test_an_output_that_is_newer_but_not_whole_is_an_error(tmp_path):
+    run = make_run(tmp_path / "run", 3)
+    generated(run / "generate-test.txt", *range(len(REFERENCES) - 1))
+    dated(run / "generate-test.txt", 60)
+    with pytest.raises(UserError, match="generate-test.txt: 1 of 40 sentences are missing"):
+        RunDirectory(run).texts()
+
+
+@pytest.mark.parametrize("other", ["generate-valid.txt", "generate.log"])
+def test_several_outputs_are_refused_unless_the_hypotheses_are_newer(tmp_path, other):
+    run = make_run(tmp_path / "run", 3)
+    for name in ("generate-test.txt", other):
+        generated(run / name, *range(len(REFERENCES)))
+        dated(run / name, -60)
+    before = RunDirectory(run).texts().hypotheses
+    assert "text 0" not in before
+    dated(run / other, 120)
+    message = f"several outputs of fairseq-generate .generate-test.txt, {other}."
+    with pytest.raises(UserError, match=message):
+        RunDirectory(run).texts()
+    (run / "hypothesis.txt").unlink()
+    with pytest.raises(UserError, match=message):
+        RunDirectory(run).texts()
+
+
+def test_a_number_of_a_sentence_that_is_none_is_no_hypothesis(tmp_path):
+    path = tmp_path / "generate.log"
+    path.write_text("D-0\t-1\teins\nD-" + "9" * 5000 + "\t-1\tzwei\nD-\u0663\t-1\tdrei\n")
+    assert read_hypotheses(path, 1) == ["eins"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -79,6 +162,13 @@ def test_several_references(tmp_path):
     assert record["references"] == 2 and record["bleu"]["score"] == pytest.approx(100)
     (run / "reference.b.txt").write_text("one\n")
     with pytest.raises(UserError, match="reference.b.txt: 1 lines, but .*reference.a.txt has 40"):
+        RunDirectory(run).texts()
+
+
+def test_one_reference_beside_several_is_refused(tmp_path):
+    run = make_run(tmp_path / "run")
+    (run / "reference.b.txt").write_text((run / "reference.txt").read_text())
+    with pytest.raises(UserError, match="reference.txt: there is reference.b.txt as well"):
         RunDirectory(run).texts()
 
 
