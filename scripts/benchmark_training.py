@@ -159,6 +159,8 @@ def progress(line: str) -> None:
 
 def text_of(ratio: Ratio) -> str:
     """With two digits."""
+    if ratio.low is None or ratio.high is None:
+        return f"{ratio.ratio:.2f}x"
     return f"{ratio.ratio:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}]"
 
 

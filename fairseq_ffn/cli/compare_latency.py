@@ -95,8 +95,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive,
         default=100,
         metavar="N",
-        help="sentences at each batch size, spread over the set; never fewer than "
-        f"{FEWEST_BATCHES} batches, unless the set holds fewer (default: %(default)s)",
+        help="sentences at each batch size, spread over the set, or more if they don't make up "
+        "--least-batches (default: %(default)s)",
+    )
+    text.add_argument(
+        "--least-batches",
+        type=positive,
+        default=FEWEST_BATCHES,
+        metavar="N",
+        help="batches at each batch size at least, if the set has so many; fewer make a sweep to "
+        "large batches quicker and its intervals wider (default: %(default)s)",
     )
     protocol = parser.add_argument_group("how")
     protocol.add_argument(
@@ -177,7 +185,7 @@ def _compare(args: argparse.Namespace) -> None:
     for length in args.source_lengths or [None]:
         tables = []
         for batch_size in args.batch_sizes:
-            count = max(FEWEST_BATCHES, -(-args.sentences // batch_size))
+            count = max(args.least_batches, -(-args.sentences // batch_size))
             if length is None:
                 batches = text.batches(batch_size, count, device)
             else:

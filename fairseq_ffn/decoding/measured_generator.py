@@ -15,6 +15,17 @@ from fairseq_ffn.errors import UserError
 from fairseq_ffn.latency.clock import Clock
 from fairseq_ffn.latency.measurement import Decoded
 
+#: what fairseq's search calls at every step besides the decoder
+PASSED_ON = ("reorder_incremental_state", "reorder_encoder_out")
+
+
+class Counts:
+    """Of one batch; a plain object, since an ``nn.Module`` is slow to set numbers in."""
+
+    def __init__(self) -> None:
+        self.encoder_seconds = 0.0
+        self.steps = 0
+
 
 class MeasuredEnsemble(nn.Module):
     """Passes all calls on to fairseq's ensemble, timing the encoder and counting the steps.
@@ -28,24 +39,27 @@ class MeasuredEnsemble(nn.Module):
         super().__init__()
         self.ensemble = ensemble
         self.clock = clock
-        self.encoder_seconds = 0.0
-        self.steps = 0
+        self.counts = Counts()
+        # nn.Module looks parts up slowly, and these are called at every step
+        self._forward_decoder = ensemble.forward_decoder
+        for name in PASSED_ON:
+            self._pass_on(name)
 
-    def reset(self) -> None:
-        """Before a batch."""
-        self.encoder_seconds, self.steps = 0.0, 0
+    def _pass_on(self, name: str) -> None:
+        if hasattr(self.ensemble, name):
+            self.__dict__[name] = getattr(self.ensemble, name)
 
     def forward_encoder(self, *args: Any, **kwargs: Any) -> Any:
         """The encoder, once a batch."""
         begin = self.clock.now()
         output = self.ensemble.forward_encoder(*args, **kwargs)
-        self.encoder_seconds += self.clock.now() - begin
+        self.counts.encoder_seconds += self.clock.now() - begin
         return output
 
     def forward_decoder(self, *args: Any, **kwargs: Any) -> Any:
         """The decoder, once a step."""
-        self.steps += 1
-        return self.ensemble.forward_decoder(*args, **kwargs)
+        self.counts.steps += 1
+        return self._forward_decoder(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -77,7 +91,7 @@ def decode(
     constraints: Optional[torch.Tensor] = None,
 ) -> Decoded:
     """Decode one batch with a measured generator, as ``TranslationTask.inference_step`` does."""
-    generator.model.reset()
+    counts = generator.model.counts = Counts()
     with torch.no_grad():
         hypotheses = generator.generate(
             models, sample, prefix_tokens=prefix_tokens, constraints=constraints
@@ -86,6 +100,6 @@ def decode(
         output=hypotheses,
         sentences=len(hypotheses),
         tokens=sum(len(best[0]["tokens"]) for best in hypotheses),
-        encoder_seconds=generator.model.encoder_seconds,
-        steps=generator.model.steps,
+        encoder_seconds=counts.encoder_seconds,
+        steps=counts.steps,
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
-from typing import Iterator, Optional
+from typing import Iterable, Iterator, Optional
 
 import torch
 from fairseq.distributed import fsdp_wrap
@@ -85,14 +85,14 @@ class TransformerFfnModel(TransformerModel):
 
     @classmethod
     def build_encoder(cls, args, src_dict, embed_tokens) -> TransformerFfnEncoder:
-        return TransformerFfnEncoder(TransformerConfig.from_namespace(args), src_dict, embed_tokens)
+        cfg = TransformerConfig.from_namespace(args)
+        return TransformerFfnEncoder(cfg, src_dict, embed_tokens, _plans(args, "encoder"))
 
     @classmethod
     def build_decoder(cls, args, tgt_dict, embed_tokens) -> TransformerFfnDecoder:
         cfg = TransformerConfig.from_namespace(args)
-        return TransformerFfnDecoder(
-            cfg, tgt_dict, embed_tokens, no_encoder_attn=cfg.no_cross_attention
-        )
+        plans = _plans(args, "decoder")
+        return TransformerFfnDecoder(cfg, tgt_dict, embed_tokens, plans, cfg.no_cross_attention)
 
     def __call__(self, *args, **kwargs):
         """fairseq's forward pass, on a CPU under autocast if ``--cpu-autocast`` says so.
@@ -122,11 +122,20 @@ class TransformerFfnModel(TransformerModel):
 
 
 class TransformerFfnEncoder(TransformerEncoderBase):
-    """fairseq's Transformer encoder; its layers follow the encoder's layouts."""
+    """fairseq's Transformer encoder; its layers follow the encoder's layouts.
 
-    def __init__(self, cfg: TransformerConfig, dictionary, embed_tokens):
+    Args:
+        cfg: fairseq's configuration.
+        dictionary: of the source.
+        embed_tokens: source embedding.
+        plans: one per layer.
+    """
+
+    def __init__(
+        self, cfg: TransformerConfig, dictionary, embed_tokens, plans: Iterable[LayerPlan]
+    ):
         # plain attributes: fairseq's constructor calls build_encoder_layer before it returns
-        self._plans: Iterator[LayerPlan] = iter(_plans(cfg, "encoder"))
+        self._plans = iter(plans)
         self._pool = ModulePool()
         super().__init__(cfg, dictionary, embed_tokens)
         del self._plans, self._pool
@@ -142,10 +151,24 @@ class TransformerFfnDecoder(TransformerDecoderBase):
 
     A module that belongs to both stacks is still missing after construction: the model, which
     knows both, hands it over.
+
+    Args:
+        cfg: fairseq's configuration.
+        dictionary: of the target.
+        embed_tokens: target embedding.
+        plans: one per layer.
+        no_encoder_attn: leave cross-attention out.
     """
 
-    def __init__(self, cfg: TransformerConfig, dictionary, embed_tokens, no_encoder_attn=False):
-        self._plans: Iterator[LayerPlan] = iter(_plans(cfg, "decoder"))
+    def __init__(
+        self,
+        cfg: TransformerConfig,
+        dictionary,
+        embed_tokens,
+        plans: Iterable[LayerPlan],
+        no_encoder_attn: bool = False,
+    ):
+        self._plans = iter(plans)
         self._pool = ModulePool()
         super().__init__(cfg, dictionary, embed_tokens, no_encoder_attn=no_encoder_attn)
         del self._plans, self._pool
@@ -157,18 +180,11 @@ class TransformerFfnDecoder(TransformerDecoderBase):
         return _wrap(layer, cfg)
 
 
-def _plans(cfg: TransformerConfig, stack: str) -> Iterator[LayerPlan]:
-    """One plan per layer of ``stack``, from the flags in fairseq's configuration."""
-    layouts = flags.layouts_of(cfg)
+def _plans(args: argparse.Namespace, stack: str) -> Iterator[LayerPlan]:
+    """One plan per layer of ``stack``, from the flags."""
+    layouts = flags.layouts_of(args)
     ffn = getattr(layouts, f"{stack}_ffn")
     self_attn = getattr(layouts, f"{stack}_self_attn")
-    # fairseq's configuration is slow to ask
-    settings = {
-        "block": getattr(cfg, f"{stack}_block"),
-        "parallel_norm": cfg.parallel_norm,
-        "parallel_scale": cfg.parallel_scale,
-        "share_ffn_norm": cfg.share_ffn_norm,
-    }
     for index in range(len(ffn.modules)):
         group = ffn.modules[index]
         yield LayerPlan(
@@ -181,7 +197,10 @@ def _plans(cfg: TransformerConfig, stack: str) -> Iterator[LayerPlan]:
             self_attn_comes_later=stack == "decoder"
             and self_attn.modules[index] in self_attn.common,
             cross_attn=layouts.decoder_cross_attn.modules[index] if stack == "decoder" else None,
-            **settings,
+            block=getattr(args, f"{stack}_block"),
+            parallel_norm=args.parallel_norm,
+            parallel_scale=args.parallel_scale,
+            share_ffn_norm=args.share_ffn_norm,
         )
 
 

@@ -135,12 +135,14 @@ def test_the_stub_is_called_as_often_as_the_model(loaded, monkeypatch):
     steps, others = check_latency.calls_per_batch(loaded, batches(loaded, 3))
     assert steps >= 1 and others >= steps  # states are reordered at each step at least
     calls = []
-    for name in ("forward_encoder", "forward_decoder", "other"):
+    for name in ("forward_encoder", "forward_decoder", "reorder_encoder_out"):
         monkeypatch.setattr(
             check_latency.StubEnsemble, name, lambda *_, name=name: calls.append(name)
         )
     assert isinstance(check_latency.bound_seconds(4, 7, repeats=1), float)
-    assert [calls.count(name) for name in ("forward_encoder", "forward_decoder", "other")] == [
+    assert [
+        calls.count(name) for name in ("forward_encoder", "forward_decoder", "reorder_encoder_out")
+    ] == [
         2,
         2 * 4,
         2 * 7,
