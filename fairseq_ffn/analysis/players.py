@@ -111,7 +111,11 @@ def attention_split(
     if causal:
         future = torch.ones(scores.shape[1:], dtype=torch.bool, device=scores.device).triu(1)
         scores = scores.masked_fill(future, float("-inf"))
-    weights = scores.softmax(dim=-1)
+    if attention.encoder_decoder_attention:
+        # fairseq takes this softmax in float32 whatever the model's type
+        weights = scores.float().softmax(dim=-1).to(query.dtype)
+    else:
+        weights = scores.softmax(dim=-1)
     out = attention.out_proj.weight.to(query.dtype)
     vectors = query.new_zeros(len(query), len(keys), out.shape[0])
     for head in range(heads):

@@ -76,7 +76,7 @@ MODELS.update(
 def model_of(name: str, **flags: Any) -> nn.Module:
     """A random model in float64."""
     settings = {**MODELS[name], **flags}
-    return built_at_random(settings.pop("arch"), **settings)
+    return built_at_random(settings.pop("arch"), **settings).requires_grad_(False)
 
 
 def sentences(sources=(6,), targets=(5,), seed: int = 3) -> Batch:
@@ -97,10 +97,6 @@ def records_of(model: nn.Module, given: Batch) -> List[LayerRecord]:
     with Recorder(model, found.append):
         force_decode(model, given)
     return found
-
-
-def gradient_free(model: nn.Module) -> nn.Module:
-    return model.requires_grad_(False)
 
 
 def hook_count(model: nn.Module) -> int:

@@ -8,7 +8,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
-from IsoScore import IsoScore as reference
+from IsoScore.IsoScore import IsoScore as reference
 
 from analysis.cases import model_of, records_of, sentences
 from fairseq_ffn.analysis import branch_norms, isotropy
