@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # The study of docs/analysis.md: after the quick start, trains the parallel model and the baseline
-# with two other seeds at the quick start's settings, then analyses all of them. Half an hour to an
-# hour on one core; goes on where it stopped.
-#   bash scripts/analysis_study.sh                           runs/quickstart -> runs/analysis
-#   bash scripts/analysis_study.sh QUICKSTART_RUN OUTPUT DATA
+# with other seeds at the quick start's settings, then analyses all of them. About 40 minutes on one
+# core; goes on where it stopped.
+#   bash scripts/analysis_study.sh                   runs/quickstart -> runs/analysis, seeds 2 and 3
+#   bash scripts/analysis_study.sh QUICKSTART_RUN OUTPUT DATA SEED ...
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-case "${1:-}" in -h | --help) sed -n '2,6s/^# //p' "$0"; exit 0 ;; esac
+case "${1:-}" in -h | --help) sed -n '2,7s/^# //p' "$0"; exit 0 ;; esac
 quickstart=${1:-runs/quickstart} output=${2:-runs/analysis} data=${3:-data-bin/tatoeba_en_de/bin}
+seeds=("${@:4}")
+[ ${#seeds[@]} -gt 0 ] || seeds=(2 3)
 [ -f "$quickstart/commands.sh" ] || {
   echo "analysis_study: error: $quickstart/commands.sh: no quick start there; run scripts/quickstart.sh" >&2
   exit 1
@@ -37,17 +39,20 @@ train() { # name, architecture, seed
   touch "$folder/done"
 }
 train parallel transformer_ffn_tiny_parallel 1
-train baseline_seed2 transformer_ffn_tiny_baseline 2
-train baseline_seed3 transformer_ffn_tiny_baseline 3
+for seed in "${seeds[@]}"; do
+  train "baseline_seed$seed" transformer_ffn_tiny_baseline "$seed"
+done
 
 model() { echo "$1/checkpoints/checkpoint_last.pt"; }
 models=("$(model "$quickstart/baseline")" "$(model "$quickstart/one_wide")"
   "$(model "$output/parallel")")
+benchmark=()
+for seed in "${seeds[@]}"; do benchmark+=("$(model "$output/baseline_seed$seed")"); done
 fairseq-ffn analyze similarity "${models[@]}" --data "$data" --sentences 2000 \
-  --seeds "$(model "$output/baseline_seed2")" "$(model "$output/baseline_seed3")" \
+  --seeds "${benchmark[@]}" \
   --output "$output/similarity" | tee "$output/similarity.txt"
 fairseq-ffn analyze similarity "${models[@]}" --data "$data" --sentences 2000 --biased --no-plots \
-  --seeds "$(model "$output/baseline_seed2")" "$(model "$output/baseline_seed3")" \
+  --seeds "${benchmark[@]}" \
   --output "$output/similarity_biased" | tee "$output/similarity_biased.txt"
 fairseq-ffn analyze geometry "${models[@]}" --data "$data" --sentences 500 \
   --output "$output/geometry" | tee "$output/geometry.txt"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any, Dict, List, Sequence
 
@@ -48,8 +49,11 @@ class Batch:
 @torch.no_grad()
 def force_decode(model: nn.Module, batch: Batch) -> None:
     """Run both stacks, without the output projection. What they do is for a ``Recorder``."""
-    encoded = model.encoder(batch.source, src_lengths=batch.source_lengths)
-    model.decoder(batch.target_input, encoder_out=encoded, features_only=True)
+    with warnings.catch_warnings():
+        # fairseq gives PyTorch a mask of numbers and one of truth values
+        warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
+        encoded = model.encoder(batch.source, src_lengths=batch.source_lengths)
+        model.decoder(batch.target_input, encoder_out=encoded, features_only=True)
 
 
 def words_of(symbols: Sequence[str]) -> List[int]:

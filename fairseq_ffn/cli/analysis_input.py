@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence
 
@@ -181,7 +182,7 @@ def write_results(
         (folder / "figures").mkdir(exist_ok=True)
         logger.info(f"{len(figures)} figures")
     for figure in figures:
-        save(figure, folder / "figures")
+        save(replace(figure, heading=True), folder / "figures")
     print(f"Written: {folder / name}.json" + (f", {folder / 'figures'}" if figures else ""))
 
 

@@ -218,7 +218,8 @@ def _sentence(name: str, entry: Dict[str, Any], stack: str, index: int) -> Figur
     down = math.ceil(len(scopes) / across)
     cell = 0.17
     width = max(1.2, cell * len(columns)) + 0.25
-    height = max(1.0, cell * len(rows)) + 0.9
+    # room for symbols below and a title above each map
+    height = max(1.0, cell * len(rows)) + 0.5 + 0.07 * max(map(len, columns))
     return Figure(
         f"map_{file_name(name)}_{entry['sentence']}_{stack}_{index}",
         f"{name}, sentence {entry['sentence']}, {stack} layer {index}",
@@ -226,7 +227,7 @@ def _sentence(name: str, entry: Dict[str, Any], stack: str, index: int) -> Figur
         + (", targets left of the line, sources right of it" if stack == "decoder" else "")
         + ". Each row adds up to 1; bright is much.",
         draw,
-        size=(min(24.0, across * width + 1.0), min(24.0, down * height)),
+        size=(min(24.0, across * width + 1.0), min(24.0, down * height + 0.6)),
         panels=(down, across),
         grid=False,
     )

@@ -36,11 +36,12 @@ def one_legend(panels: Sequence[Any]) -> None:
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels()):
             handles.setdefault(label, handle)
-    panels[0].figure.legend(
+    canvas = panels[0].figure
+    canvas.legend(
         handles.values(),
         handles.keys(),
         loc="outside lower center",
-        ncols=min(4, max(1, len(handles))),
+        ncols=max(1, min(len(handles), int(canvas.get_figwidth() / 1.7))),
         frameon=False,
         fontsize=9,
     )

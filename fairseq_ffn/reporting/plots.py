@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
@@ -32,6 +33,7 @@ class Figure:
         size: width and height in inches.
         panels: rows and columns of axes, or None for one that isn't in a list.
         grid: lines behind the data.
+        heading: title and caption stand in the figure itself, for one that no page shows.
     """
 
     key: str
@@ -41,6 +43,7 @@ class Figure:
     size: Tuple[float, float] = (6.4, 4.0)
     panels: Optional[Tuple[int, int]] = None
     grid: bool = True
+    heading: bool = False
 
 
 def figures(results: Sequence[Result], sweep: Optional[Dict[str, Any]] = None) -> List[Figure]:
@@ -160,10 +163,20 @@ def _render(figure: Figure, suffix: str, ink: str, background: str) -> bytes:
             if figure.grid:
                 axes.grid(alpha=0.25, color=ink)
         figure.draw(panels[0] if figure.panels is None else panels)
+        if figure.heading:
+            canvas.suptitle(_heading(figure), fontsize=9)
         output = io.BytesIO()
         metadata = {"Date": None} if suffix == "svg" else {}
         canvas.savefig(output, format=suffix, dpi=150, metadata=metadata)
     return output.getvalue()
+
+
+def _heading(figure: Figure) -> str:
+    """Title and caption, in lines that fit the figure's width."""
+    letters = int(13.5 * figure.size[0])
+    return "\n".join(
+        line for text in (figure.title, figure.caption) for line in textwrap.wrap(text, letters)
+    )
 
 
 def _matplotlib() -> Any:

@@ -82,7 +82,6 @@ def _heat_map(
         axes.set_yticks(range(len(rows)), rows, fontsize=9)
         axes.set_xlabel(across)
         axes.set_ylabel(down)
-        axes.set_title(title, fontsize=10)
         axes.figure.colorbar(image, ax=axes, shrink=0.85)
 
     side = 3.2 + 0.16 * max(len(rows), len(columns))
@@ -134,9 +133,6 @@ def _same_module(record: Dict[str, Any], stack: str, measure: str) -> Figure:
         )
         axes.set_xticks(list(ticks), list(ticks.values()), rotation=90, fontsize=9)
         axes.set_ylabel(NAMES[measure] + (f" ({record['cka']})" if measure == "cka" else ""))
-        axes.set_title(
-            f"{stack}: same module as in {record['between'][0]['baseline']}", fontsize=10
-        )
         axes.set_ylim(min(-0.02, axes.get_ylim()[0]), 1.02)
         axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
 

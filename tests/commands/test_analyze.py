@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
 from pathlib import Path
@@ -11,6 +13,8 @@ import pytest
 from commands.lab import MODELS, words, write_corpus
 from fairseq_ffn.checkpoints import load_checkpoint, save_checkpoint
 from fairseq_ffn.cli.main import main
+from fairseq_ffn.reporting.map_figures import figures
+from fairseq_ffn.reporting.plots import save
 
 ANALYSES = ("similarity", "geometry", "attention-maps")
 RECORD = {name: f"{name.replace('-', '_')}.json" for name in ANALYSES}
@@ -33,26 +37,33 @@ def refused(capsys, *arguments) -> str:
 
 @pytest.fixture(scope="module")
 def results(lab) -> Path:
-    """All three analyses as commands, of three models that have all kinds of layers."""
+    """All three analyses of three models that have all kinds of layers."""
 
     def make(folder: Path) -> None:
-        parallel = folder / "parallel"
         flags = ("transformer_ffn_tiny_parallel", *words("--max-update 5 --parallel-norm own"))
-        lab.train(parallel, *flags)
-        models = [checkpoint(lab), checkpoint(lab, "one_wide"), parallel / "checkpoint_last.pt"]
-        shared = ["--data", lab.data(), "--sentences", 25]
-        for name in ANALYSES:
-            more = {
-                "similarity": ["--seeds", checkpoint(lab, "stock"), "--resamples", 20],
-                "geometry": [],
-                "attention-maps": ["--show", 2],
-            }[name]
-            done = lab.run(
-                *("fairseq-ffn", "analyze", name, *models, *shared, *more),
-                *("--output", folder / name),
-            )
-            (folder / f"{name}.out").write_text(done.out)
-            (folder / f"{name}.err").write_text(done.err)
+        lab.train(folder / "parallel", *flags)
+        models = [
+            checkpoint(lab),
+            checkpoint(lab, "one_wide"),
+            folder / "parallel" / "checkpoint_last.pt",
+        ]
+        for name, more in (
+            ("similarity", ["--seeds", checkpoint(lab, "stock"), "--resamples", 20]),
+            ("geometry", []),
+            ("attention-maps", ["--show", 2, "--map-figures", 0]),
+        ):
+            arguments = ["analyze", name, *models, "--data", lab.data(), "--sentences", 25]
+            arguments += [*more, "--output", folder / name]
+            if name == "geometry":
+                done = lab.run("fairseq-ffn", *arguments)
+                out, log = done.out, done.err
+                assert "25 of 30 sentences of test; models: baseline, one_wide, parallel" in log
+            else:
+                printed = io.StringIO()
+                with contextlib.redirect_stdout(printed):
+                    assert main([str(word) for word in arguments]) == 0
+                out = printed.getvalue()
+            (folder / f"{name}.out").write_text(out)
 
     return lab.once("analyses", make)
 
@@ -77,7 +88,22 @@ def test_figures_are_there_as_png_and_svg(results, name):
         f"{stem}.{suffix}" for stem in stems for suffix in ("png", "svg")
     }
     assert all(path.stat().st_size > 2000 for path in folder.iterdir())
-    assert re.search(r"25 of 30 sentences of test", (results / f"{name}.err").read_text())
+
+
+def test_maps_of_a_sentence_as_figures(results, tmp_path):
+    record = record_of(results, "attention-maps")
+    found = {figure.key: figure for figure in figures(record, 1) if figure.key.startswith("map_")}
+    number = record["attention_maps"]["baseline"]["maps"][0]["sentence"]
+    assert list(found) == [
+        f"map_{model}_{number}_{stack}_{layer}"
+        for model in ("baseline", "one_wide", "parallel")
+        for stack in ("encoder", "decoder")
+        for layer in (0, 1)
+    ]
+    _, svg = save(found[f"map_baseline_{number}_decoder_1"], tmp_path)
+    text = svg.read_text()
+    assert all(f">{scope}</text>" in text for scope in ("ATTN-W", "SATB", "ATB", "ATBLNFFRES"))
+    assert text.count(">&lt;/s&gt;</text>") > 2  # symbols on the axes
 
 
 def test_similarity(results):
@@ -207,13 +233,12 @@ def test_other_numbers_of_layers(lab, tmp_path, capsys):
 def test_a_dictionary_that_doesnt_fit(lab, tmp_path):
     write_corpus(tmp_path, vocabulary=9)
     lab.preprocess(tmp_path)
-    for name in ANALYSES:
-        result = lab.run(
-            *("fairseq-ffn", "analyze", name, checkpoint(lab), "--data", tmp_path / "bin"),
-            *("--output", tmp_path / "out"),
-            fails=True,
-        )
-        assert "its vocabulary has" in result.error_line()
+    result = lab.run(
+        *("fairseq-ffn", "analyze", "similarity", checkpoint(lab), "--data", tmp_path / "bin"),
+        *("--output", tmp_path / "out"),
+        fails=True,
+    )
+    assert "its vocabulary has" in result.error_line()
     assert not (tmp_path / "out").exists()
 
 
@@ -230,15 +255,13 @@ def test_models_of_two_pairs_of_languages(lab, tmp_path, capsys):
     assert "translates yy-xx, but" in line
 
 
-def test_files_that_arent_there_or_arent_checkpoints(lab, tmp_path):
+def test_files_that_arent_there_or_arent_checkpoints(lab, tmp_path, capsys):
     (tmp_path / "text.pt").write_text("no checkpoint")
-    for file, said in (("missing.pt", "no such file"), ("text.pt", "not a PyTorch checkpoint")):
-        result = lab.run(
-            *("fairseq-ffn", "analyze", "geometry", tmp_path / file, "--data", lab.data()),
-            *("--output", tmp_path / "out"),
-            fails=True,
-        )
-        assert f"{file}: {said}" in result.error_line()
+    end = ["--data", lab.data(), "--output", tmp_path / "out"]
+    line = refused(capsys, "geometry", tmp_path / "missing.pt", *end)
+    assert "missing.pt" in line
+    result = lab.run("fairseq-ffn", "analyze", "geometry", tmp_path / "text.pt", *end, fails=True)
+    assert "text.pt: not a PyTorch checkpoint" in result.error_line()
 
 
 def test_data_that_isnt_there(lab, tmp_path):
@@ -248,12 +271,11 @@ def test_data_that_isnt_there(lab, tmp_path):
         fails=True,
     )
     assert "none" in result.error_line()
-    result = lab.run(
-        *("fairseq-ffn", "analyze", "geometry", checkpoint(lab), "--data", lab.data()),
-        *("--gen-subset", "nosuch", "--output", tmp_path / "out"),
-        fails=True,
-    )
-    assert "nosuch" in result.error_line()
+
+
+def test_a_set_that_isnt_there(lab, tmp_path, capsys):
+    arguments = [checkpoint(lab), "--data", lab.data(), "--output", tmp_path / "out"]
+    assert "nosuch" in refused(capsys, "geometry", *arguments, "--gen-subset", "nosuch")
 
 
 def test_an_output_that_is_a_file(lab, tmp_path, capsys):
