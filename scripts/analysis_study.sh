@@ -48,13 +48,13 @@ models=("$(model "$quickstart/baseline")" "$(model "$quickstart/one_wide")"
   "$(model "$output/parallel")")
 benchmark=()
 for seed in "${seeds[@]}"; do benchmark+=("$(model "$output/baseline_seed$seed")"); done
-fairseq-ffn analyze similarity "${models[@]}" --data "$data" --sentences 2000 \
+fairseq-ffn analyze similarity "${models[@]}" --data "$data" --sentences 1000 \
   --seeds "${benchmark[@]}" \
   --output "$output/similarity" | tee "$output/similarity.txt"
-fairseq-ffn analyze similarity "${models[@]}" --data "$data" --sentences 2000 --biased --no-plots \
+fairseq-ffn analyze similarity "${models[@]}" --data "$data" --sentences 1000 --biased --no-plots \
   --seeds "${benchmark[@]}" \
   --output "$output/similarity_biased" | tee "$output/similarity_biased.txt"
-fairseq-ffn analyze geometry "${models[@]}" --data "$data" --sentences 500 \
+fairseq-ffn analyze geometry "${models[@]}" --data "$data" --sentences 300 \
   --output "$output/geometry" | tee "$output/geometry.txt"
-fairseq-ffn analyze attention-maps "${models[@]}" --data "$data" --sentences 200 \
+fairseq-ffn analyze attention-maps "${models[@]}" --data "$data" --sentences 100 \
   --output "$output/attention_maps" | tee "$output/attention_maps.txt"
