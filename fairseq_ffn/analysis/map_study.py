@@ -90,7 +90,8 @@ class LayerTally:
             if maps.address.stack == "decoder":
                 parts = map_measures.shares(scope.own, scope.targets, scope.sources)
                 self.shares.setdefault(name, []).append(np.nanmean(parts, axis=1))
-        if self.names["FF"] is not None:
+        if maps.has_ffn and not maps.parallel:
+            # a parallel FFN sees its own token only, so it can't amplify a pair
             self._add_pairs(maps, sentence)
 
     def _add_pairs(self, maps: LayerMaps, sentence: Sentence) -> None:

@@ -41,7 +41,7 @@ def one_legend(panels: Sequence[Any]) -> None:
         handles.values(),
         handles.keys(),
         loc="outside lower center",
-        ncols=max(1, min(len(handles), int(canvas.get_figwidth() / 1.7))),
+        ncols=max(1, min(len(handles), int(canvas.get_figwidth() / 1.6))),
         frameon=False,
         fontsize=9,
     )

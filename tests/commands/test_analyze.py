@@ -154,6 +154,7 @@ def test_attention_maps(results):
     assert all(layer["change"]["FF"]["all"]["mean"] == 0 for layer in one_wide)
     parallel = record["attention_maps"]["parallel"]["layers"]["encoder"]
     assert all(layer["change"]["FF"]["without_diagonal"]["mean"] == 0 for layer in parallel)
+    assert all(layer["ff_amp"]["top_pairs"] == [] for layer in parallel)
     page = (results / "attention-maps" / "attention_maps.html").read_text()
     assert "http" not in page and '"maps":[{"sentence":' in page
 
