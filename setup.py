@@ -12,6 +12,7 @@ VERSION = re.search(
 
 REPORT = ["matplotlib>=3.7"]  # figures
 TEST = ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6", "ruff>=0.6", "setuptools", "wheel"]
+REFERENCES = ["captum>=0.7", "IsoScore>=2"]  # the tests hold our analyses against them
 
 setup(
     name="fairseq-ffn",
@@ -30,11 +31,12 @@ setup(
         "numpy>=1.22,<1.24; python_version<'3.11'",  # fairseq 0.12.2 uses np.float
         "sacrebleu>=2.3.1",
         "sentencepiece>=0.1.99",
+        "scipy>=1.9",  # comes with fairseq's scikit-learn; ranks
         "fairseq-fixed>=0.12.3.1; python_version>='3.11'",
         "fairseq==0.12.2; python_version<'3.11'",
     ],
     extras_require={
-        "test": TEST + REPORT,
+        "test": TEST + REFERENCES + REPORT,
         "report": REPORT,
         "comet": ["unbabel-comet>=2"],
     },

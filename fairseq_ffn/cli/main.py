@@ -13,6 +13,7 @@ from fairseq_ffn.errors import UserError, printable
 #: command: module in this package, what it does. A module has DESCRIPTION, add_arguments(parser)
 #: and run(args); only the one that is asked for is imported, since many import much.
 COMMANDS = {
+    "analyze": ("analyze", "what do the FFNs do: similarity, geometry, attention maps"),
     "archs": ("archs", "print parameters and multiply-adds of every architecture"),
     "average": ("average", "average checkpoints into one for decoding"),
     "compare-latency": (

@@ -10,7 +10,8 @@ from fairseq_ffn.reporting.results import Result
 from fairseq_ffn.reporting.samples import MARKED, Sample, runs_of_words
 from fairseq_ffn.reporting.tables import cells, columns_of, notes
 
-_STYLE = """
+#: of all pages
+STYLE = """
 :root { color-scheme: light dark; --ink: #1c2024; --soft: #5b6570; --line: #d5dae0;
   --page: #ffffff; --card: #f5f7f9; --accent: #0a64a4; --mark: #ffe3b0; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ec; --soft: #a2abb5; --line: #3a424b;
@@ -89,7 +90,7 @@ def page(
         '<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{html.escape(title)}</title>",
-        f"<style>{_STYLE}</style></head><body>",
+        f"<style>{STYLE}</style></head><body>",
         f"<main><h1>{html.escape(title)}</h1>",
         f"<p>{len(results)} runs; baseline: {html.escape(results[0].name)}. Click a heading to "
         "sort; the best value of a column is bold.</p>",

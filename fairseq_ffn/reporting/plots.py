@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
@@ -47,13 +48,21 @@ class Figure:
         key: name of its files.
         title: heading on the page.
         caption: what it shows, for those who can't see it as well.
-        draw: draws onto matplotlib axes.
+        draw: draws onto matplotlib axes; onto a list of axes, row by row, if there are panels.
+        size: width and height in inches.
+        panels: rows and columns of axes, or None for one that isn't in a list.
+        grid: lines behind the data.
+        heading: title and caption stand in the figure itself, for one that no page shows.
     """
 
     key: str
     title: str
     caption: str
     draw: Callable[[Any], None]
+    size: Tuple[float, float] = (5.2, 3.5)
+    panels: Optional[Tuple[int, int]] = None
+    grid: bool = True
+    heading: bool = False
 
 
 def figures(results: Sequence[Result], sweep: Optional[Dict[str, Any]] = None) -> List[Figure]:
@@ -186,17 +195,30 @@ def _render(figure: Figure, suffix: str, ink: str, background: str) -> bytes:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure as Canvas
 
-        canvas = Canvas(figsize=(5.2, 3.5), layout="constrained")
+        canvas = Canvas(figsize=figure.size, layout="constrained")
         FigureCanvasAgg(canvas)
         canvas.patch.set_facecolor(background)
-        axes = canvas.add_subplot()
-        axes.set_facecolor("none")
-        axes.grid(alpha=0.25, color=ink)
-        figure.draw(axes)
+        rows, columns = figure.panels or (1, 1)
+        panels = list(canvas.subplots(rows, columns, squeeze=False).flat)
+        for axes in panels:
+            axes.set_facecolor("none")
+            if figure.grid:
+                axes.grid(alpha=0.25, color=ink)
+        figure.draw(panels[0] if figure.panels is None else panels)
+        if figure.heading:
+            canvas.suptitle(_heading(figure), fontsize=9)
         output = io.BytesIO()
         metadata = {"Date": None} if suffix == "svg" else {}
         canvas.savefig(output, format=suffix, dpi=150, metadata=metadata)
     return output.getvalue()
+
+
+def _heading(figure: Figure) -> str:
+    """Title and caption, in lines that fit the figure's width."""
+    letters = int(13.5 * figure.size[0])
+    return "\n".join(
+        line for text in (figure.title, figure.caption) for line in textwrap.wrap(text, letters)
+    )
 
 
 def _matplotlib() -> Any:
