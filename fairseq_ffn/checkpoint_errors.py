@@ -54,7 +54,7 @@ def what_is_missing(state: Any) -> str:
     if not state.get("cfg") and not state.get("args"):
         return "it has neither 'cfg' nor 'args', the settings of its training"
     cfg = state.get("cfg")
-    if cfg and (not hasattr(cfg, "get") or cfg.get("model") is None):
+    if cfg and (not hasattr(cfg, "get") or "model" not in cfg):
         return "its 'cfg' has no settings of a model"
     for key, former in (("optimizer_history", "optimizer"), ("extra_state", "epoch")):
         if key not in state and former not in state:
