@@ -1,0 +1,57 @@
+"""A checkpoint of fairseq's own ``transformer``, which needs no plugin."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Dict
+
+from fairseq.models.transformer import TransformerModel
+
+from fairseq_ffn.averaging import without_training_state
+from fairseq_ffn.export.plain import plain_transformer
+from fairseq_ffn.models import flags
+
+ARCH = "transformer"
+
+#: A user directory in whose presence fairseq's commands load checkpoints with PyTorch's protection
+#: on: from PyTorch 2.6 on it refuses the class that all of fairseq's checkpoints hold.
+SAFE_LOADING = '''\
+"""Lets torch.load, with its protection on, read fairseq's checkpoints (--user-dir safe_loading)."""
+
+import argparse
+
+import torch
+
+torch.serialization.add_safe_globals([argparse.Namespace])
+'''
+
+
+def stock_checkpoint(state: Dict[str, Any], model: TransformerModel) -> Dict[str, Any]:
+    """The checkpoint ``state``, whose model is ``model``, for stock fairseq.
+
+    Optimiser state and EMA are left out. What layers share is one tensor under several names, which
+    a file holds once.
+    """
+    plain = plain_transformer(model, one_width=True)
+    args = copy.deepcopy(model.args)
+    for name in [name for name, _ in flags.DEFAULTS] + ["unpruned_flags"]:
+        if hasattr(args, name):
+            delattr(args, name)
+    args.encoder_ffn_embed_dim, args.decoder_ffn_embed_dim = (
+        plain.widths["encoder"],
+        plain.widths["decoder"],
+    )
+    # pruning has been done
+    args.encoder_layers_to_keep = args.decoder_layers_to_keep = None
+    args.arch = args._name = ARCH
+    args.user_dir = None
+    result = without_training_state(state)
+    result["model"] = {key: value.detach() for key, value in plain.state.items()}
+    if result.get("args") is not None:  # fairseq before its configurations
+        result["args"] = args
+    else:
+        cfg = {**result["cfg"], "model": args}
+        if isinstance(cfg.get("common"), dict):
+            cfg["common"] = {**cfg["common"], "user_dir": None}
+        result["cfg"] = cfg
+    return result
