@@ -7,12 +7,13 @@ the settings in the file, before anything is built.
 from __future__ import annotations
 
 import argparse
+import copy
 from dataclasses import dataclass
 from typing import Any, Dict, Mapping, Optional
 
 from fairseq import checkpoint_utils
 from fairseq.data import Dictionary
-from fairseq.models import ARCH_MODEL_REGISTRY
+from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 from fairseq.models.transformer import TransformerModel
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
@@ -24,6 +25,10 @@ from fairseq_ffn.models.transformer_ffn import TransformerFfnModel
 
 #: models of a plain encoder and decoder; others have parts that aren't known here
 MODELS = (TransformerModel, TransformerFfnModel)
+_SETTLED_BY_BUILDING = (
+    *("encoder_layers", "decoder_layers", "max_source_positions", "max_target_positions"),
+    "share_decoder_input_output_embed",
+)
 #: the task of which a sentence goes into the model as it is
 TASK = "translation"
 
@@ -35,19 +40,17 @@ class Source:
     Args:
         path: of the file.
         state: all that is in the file.
-        model: built and loaded, in evaluation mode; ``model.args`` has all flags, ours too.
+        model: built and loaded, in evaluation mode.
         task: with the dictionaries.
+        args: the model's flags as a checkpoint holds them, all set, ours too. (fairseq gives the
+            model itself a structure of its own.)
     """
 
     path: str
     state: Dict[str, Any]
     model: TransformerModel
     task: TranslationTask
-
-    @property
-    def args(self) -> argparse.Namespace:
-        """Flags of the model, all set."""
-        return self.model.args
+    args: argparse.Namespace
 
 
 def load_source(
@@ -71,7 +74,7 @@ def load_source(
     """
     state = _checked_state(path)
     loaded = load_checkpoints([path], data, source, target, model_overrides)[0]
-    return _source(path, state, loaded.model, loaded.task)
+    return _source(path, state, loaded.model, loaded.task, model_overrides or {})
 
 
 def load_source_without_data(path: str) -> Source:
@@ -93,7 +96,7 @@ def load_source_without_data(path: str) -> Source:
         dictionaries[1] = dictionaries[0]
     task = TranslationTask(TranslationConfig(), *dictionaries)
     models, _ = checkpoint_utils.load_model_ensemble([path], task=task)
-    return _source(path, state, models[0], task)
+    return _source(path, state, models[0], task, {})
 
 
 def settings_of(state: Dict[str, Any]) -> argparse.Namespace:
@@ -104,7 +107,7 @@ def settings_of(state: Dict[str, Any]) -> argparse.Namespace:
 def _checked_state(path: str) -> Dict[str, Any]:
     state = load_checkpoint(path)
     args = settings_of(state)
-    arch = getattr(args, "arch", None) or getattr(args, "_name", None)
+    arch = _architecture(args)
     if not isinstance(arch, str) or ARCH_MODEL_REGISTRY.get(arch) not in MODELS:
         raise UserError(
             f"checkpoint {path}: its architecture is {arch}; only those of the models "
@@ -122,10 +125,29 @@ def _checked_state(path: str) -> Dict[str, Any]:
     return state
 
 
-def _source(path: str, state: Dict[str, Any], model: Any, task: TranslationTask) -> Source:
+def _source(
+    path: str,
+    state: Dict[str, Any],
+    model: TransformerModel,
+    task: TranslationTask,
+    overrides: Mapping[str, Any],
+) -> Source:
+    args = copy.deepcopy(settings_of(state))
+    for name, value in overrides.items():
+        setattr(args, name, value)
+    ARCH_CONFIG_REGISTRY[_architecture(args)](args)
+    # building the model prunes layers, and settles what an older fairseq didn't know
+    flags.set_defaults(args)
     flags.set_defaults(model.args)
+    layouts = [f"{stack}_{kind}_layout" for stack, kind, _ in flags.LAYOUTS]
+    for name in (*layouts, *_SETTLED_BY_BUILDING):
+        setattr(args, name, getattr(model.args, name))
     model.eval()
-    return Source(path, state, model, task)
+    return Source(path, state, model, task, args)
+
+
+def _architecture(args: argparse.Namespace) -> Any:
+    return getattr(args, "arch", None) or getattr(args, "_name", None)
 
 
 def _dictionary_of(size: int) -> Dictionary:

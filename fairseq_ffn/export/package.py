@@ -82,7 +82,7 @@ def facts(source: Source, quantization: Any) -> Dict[str, Any]:
 
 def _write_fairseq(source: Source, folder: Path) -> None:
     folder.mkdir()
-    save_checkpoint(stock_checkpoint(source.state, source.model), folder / CHECKPOINT)
+    save_checkpoint(stock_checkpoint(source), folder / CHECKPOINT)
     task = source.task
     for language, dictionary in (
         (task.cfg.source_lang, task.source_dictionary),

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from fairseq_ffn.layouts import ModelLayouts
 from fairseq_ffn.models import flags
-from fairseq_ffn.models.absent_ffn import insert_ffn, zero_ffn
+from fairseq_ffn.models.absent_ffn import insert_ffn, silent_ffn
 from fairseq_ffn.models.shared_state import SharedState
 
 #: Width of an FFN that stands for an absent one. CTranslate2 takes 1 on a CPU; on NVIDIA's GPUs
 #: multiplication of 8-bit integers wants sizes that 4 divides, that of 16-bit floats is fast for
-#: multiples of 8. It is stored once, as one tensor of zeros.
+#: multiples of 8. It is stored once.
 SMALLEST_WIDTH = 8
 
 
@@ -27,7 +27,7 @@ SMALLEST_WIDTH = 8
 class PlainTransformer:
     """Args:
     state: what ``state_dict()`` of fairseq's ``transformer`` would be.
-    widths: d_ff by stack, as its flags would say; an FFN of zeros may be narrower.
+    widths: d_ff by stack, as its flags would say; an FFN that stands for none may be narrower.
     """
 
     state: Dict[str, Tensor]
@@ -50,10 +50,10 @@ def plain_transformer(model: TransformerModel, one_width: bool) -> PlainTransfor
         layout = getattr(layouts, f"{stack}_ffn")
         widths[stack] = getattr(args, f"{stack}_ffn_embed_dim") if layout.groups else SMALLEST_WIDTH
         width = widths[stack] if one_width else SMALLEST_WIDTH
-        zeros = zero_ffn(getattr(args, f"{stack}_embed_dim"), width)
+        silent = silent_ffn(getattr(args, f"{stack}_embed_dim"), width)
         for layer in layout.absent:
             pre_norm = getattr(args, f"{stack}_normalize_before")
-            insert_ffn(state, f"{stack}.layers.{layer}.", zeros, pre_norm)
+            insert_ffn(state, f"{stack}.layers.{layer}.", silent, pre_norm)
     return PlainTransformer(state, widths)
 
 

@@ -48,9 +48,9 @@ def _parallel_blocks(args: argparse.Namespace, layouts: ModelLayouts) -> Iterato
     """Parallel layers with at least two branches.
 
     They can't be rewritten: in series the second branch reads what the first has added to, in
-    parallel the layer's input, which a plain Transformer keeps nowhere else. A layer that is left
-    with one branch is a series layer without FFN: an encoder layer without FFN, and a
-    ``parallel-cross-ffn`` decoder layer without FFN.
+    parallel the layer's input, which a plain Transformer of the same width keeps nowhere (see
+    docs/export.md). A layer that is left with one branch is a series layer without FFN: an encoder
+    layer without FFN, and a ``parallel-cross-ffn`` decoder layer without FFN.
     """
     for stack, layout in (("encoder", layouts.encoder_ffn), ("decoder", layouts.decoder_ffn)):
         block = getattr(args, f"{stack}_block")
@@ -60,8 +60,8 @@ def _parallel_blocks(args: argparse.Namespace, layouts: ModelLayouts) -> Iterato
         if layer is not None:
             yield (
                 f"--{stack}-block {block}: layer {layer} of the {stack} computes its branches side "
-                "by side from the layer's input; a plain Transformer computes one after the other, "
-                "and no weights make the two equal, so it can't be exported"
+                "by side from the layer's input; a plain Transformer of this width computes one "
+                "after the other, which is another function, so it can't be exported"
             )
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any, Dict
 
-from fairseq.models.transformer import TransformerModel
-
 from fairseq_ffn.averaging import without_training_state
+from fairseq_ffn.decoding.sources import Source
 from fairseq_ffn.export.plain import plain_transformer
 from fairseq_ffn.models import flags
 
@@ -26,14 +25,14 @@ torch.serialization.add_safe_globals([argparse.Namespace])
 '''
 
 
-def stock_checkpoint(state: Dict[str, Any], model: TransformerModel) -> Dict[str, Any]:
-    """The checkpoint ``state``, whose model is ``model``, for stock fairseq.
+def stock_checkpoint(source: Source) -> Dict[str, Any]:
+    """A model for stock fairseq.
 
     Optimiser state and EMA are left out. What layers share is one tensor under several names, which
     a file holds once.
     """
-    plain = plain_transformer(model, one_width=True)
-    args = copy.deepcopy(model.args)
+    plain = plain_transformer(source.model, one_width=True)
+    args = copy.deepcopy(source.args)
     for name in [name for name, _ in flags.DEFAULTS] + ["unpruned_flags"]:
         if hasattr(args, name):
             delattr(args, name)
@@ -45,7 +44,7 @@ def stock_checkpoint(state: Dict[str, Any], model: TransformerModel) -> Dict[str
     args.encoder_layers_to_keep = args.decoder_layers_to_keep = None
     args.arch = args._name = ARCH
     args.user_dir = None
-    result = without_training_state(state)
+    result = without_training_state(source.state)
     result["model"] = {key: value.detach() for key, value in plain.state.items()}
     if result.get("args") is not None:  # fairseq before its configurations
         result["args"] = args

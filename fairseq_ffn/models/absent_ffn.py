@@ -28,10 +28,23 @@ FFN_ENTRIES = ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")
 NORM = "final_layer_norm"
 
 
-def zero_ffn(d_model: int, width: int, dtype: torch.dtype = torch.float32) -> Dict[str, Tensor]:
-    """An FFN that gives 0 for every input, since the activation of 0 is 0."""
+def silent_ffn(d_model: int, width: int, dtype: torch.dtype = torch.float32) -> Dict[str, Tensor]:
+    """An FFN that gives 0 for every input.
+
+    No output weight reads the first hidden unit, and all others are 0, since the activation of 0 is
+    0. Neither matrix is all zeros: CTranslate2's 16-bit integers are in units of the largest weight
+    of a matrix.
+
+    Args:
+        d_model: size of input and output.
+        width: d_ff, at least 2.
+        dtype: of the weights.
+    """
     shapes = ((width, d_model), (width,), (d_model, width), (d_model,))
-    return {name: torch.zeros(shape, dtype=dtype) for name, shape in zip(FFN_ENTRIES, shapes)}
+    ffn = {name: torch.zeros(shape, dtype=dtype) for name, shape in zip(FFN_ENTRIES, shapes)}
+    ffn["fc1.weight"][0, 0] = 1
+    ffn["fc2.weight"][0, 1] = 1
+    return ffn
 
 
 def insert_ffn(
