@@ -103,7 +103,7 @@ def main() -> None:
         default=REPOSITORY / "runs/quickstart/baseline/checkpoints/checkpoint_last.pt",
         help="a trained transformer_ffn_tiny (default: the quick start's)",
     )
-    parser.add_argument("--updates", type=int, default=800, help="default: %(default)s")
+    parser.add_argument("--updates", type=int, default=500, help="default: %(default)s")
     parser.add_argument(
         "--finetune-lr", type=float, default=1.1e-3, help="default: half of the quick start's"
     )
