@@ -7,8 +7,9 @@ its own FFN width there, and each stack its own number of heads and kind of norm
 from __future__ import annotations
 
 import importlib
-from typing import Any, List
+from typing import Any, Dict, List, Tuple
 
+import numpy
 from fairseq.data import Dictionary
 from fairseq.models.transformer import TransformerModel
 from torch import Tensor, nn
@@ -79,7 +80,7 @@ def specification(model: TransformerModel, source: Dictionary, target: Dictionar
     """The filled-in ``TransformerSpec``."""
     from ctranslate2.specs import transformer_spec
 
-    args, plain = model.args, plain_transformer(model, one_width=False)
+    args, arrays = model.args, _Arrays(plain_transformer(model, one_width=False))
     activation = _activation(args.activation_fn)
     encoder = transformer_spec.TransformerEncoderSpec(
         args.encoder_layers,
@@ -96,9 +97,9 @@ def specification(model: TransformerModel, source: Dictionary, target: Dictionar
         layernorm_embedding=args.layernorm_embedding,
         no_final_norm=getattr(args, "no_decoder_final_norm", False),
     )
-    _fill_stack(encoder, "encoder", model.encoder, plain, args.max_source_positions)
-    _fill_stack(decoder, "decoder", model.decoder, plain, args.max_target_positions)
-    _linear(decoder.projection, plain, "decoder.output_projection")
+    _fill_stack(encoder, "encoder", model.encoder, arrays, args.max_source_positions)
+    _fill_stack(decoder, "decoder", model.decoder, arrays, args.max_target_positions)
+    _linear(decoder.projection, arrays, "decoder.output_projection")
     spec = transformer_spec.TransformerSpec(encoder, decoder)
     spec.register_source_vocabulary(list(source.symbols))
     spec.register_target_vocabulary(list(target.symbols))
@@ -116,47 +117,64 @@ def _activation(name: str) -> Any:
     return getattr(common_spec.Activation, ACTIVATIONS[name])
 
 
-def _fill_stack(
-    spec: Any, stack: str, module: nn.Module, plain: PlainTransformer, positions: int
-) -> None:
+class _Arrays:
+    """Entries of a state dict as arrays of their own, since quantization changes them in place.
+
+    What is one tensor in the state becomes one array.
+    """
+
+    def __init__(self, plain: PlainTransformer):
+        self._state = plain.state
+        self._known: Dict[Tuple[int, tuple], Any] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._state
+
+    def __getitem__(self, name: str) -> Any:
+        tensor = self._state[name]
+        key = (tensor.data_ptr(), tuple(tensor.shape))
+        if key not in self._known:
+            self._known[key] = _numpy(tensor)
+        return self._known[key]
+
+
+def _fill_stack(spec: Any, stack: str, module: nn.Module, arrays: _Arrays, positions: int) -> None:
     embeddings = spec.embeddings[0] if isinstance(spec.embeddings, list) else spec.embeddings
-    embeddings.weight = _numpy(plain.state[f"{stack}.embed_tokens.weight"])
+    embeddings.weight = arrays[f"{stack}.embed_tokens.weight"]
     spec.scale_embeddings = float(module.embed_scale)
     spec.position_encodings.encodings = _numpy(_positions(module, positions))
     for name in ("layernorm_embedding", "layer_norm"):
-        if f"{stack}.{name}.weight" in plain.state:
-            _norm(getattr(spec, name), plain, f"{stack}.{name}")
+        if f"{stack}.{name}.weight" in arrays:
+            _norm(getattr(spec, name), arrays, f"{stack}.{name}")
     for number, layer in enumerate(spec.layer):
         prefix = f"{stack}.layers.{number}"
-        _attention(layer.self_attention, plain, f"{prefix}.self_attn", [("q", "k", "v")])
+        _attention(layer.self_attention, arrays, f"{prefix}.self_attn", [("q", "k", "v")])
         if stack == "decoder":
-            _attention(layer.attention, plain, f"{prefix}.encoder_attn", [("q",), ("k", "v")])
-        _norm(layer.ffn.layer_norm, plain, f"{prefix}.final_layer_norm")
-        _linear(layer.ffn.linear_0, plain, f"{prefix}.fc1")
-        _linear(layer.ffn.linear_1, plain, f"{prefix}.fc2")
+            _attention(layer.attention, arrays, f"{prefix}.encoder_attn", [("q",), ("k", "v")])
+        _norm(layer.ffn.layer_norm, arrays, f"{prefix}.final_layer_norm")
+        _linear(layer.ffn.linear_0, arrays, f"{prefix}.fc1")
+        _linear(layer.ffn.linear_1, arrays, f"{prefix}.fc2")
 
 
-def _attention(spec: Any, plain: PlainTransformer, name: str, projections: List[tuple]) -> None:
+def _attention(spec: Any, arrays: _Arrays, name: str, projections: List[tuple]) -> None:
     """Projections that read the same input are one matrix in CTranslate2."""
-    import numpy
-
     for linear, group in zip(spec.linear, projections):
         for part in ("weight", "bias"):
-            matrices = [_numpy(plain.state[f"{name}.{one}_proj.{part}"]) for one in group]
+            matrices = [arrays[f"{name}.{one}_proj.{part}"] for one in group]
             setattr(linear, part, numpy.concatenate(matrices) if len(group) > 1 else matrices[0])
-    _linear(spec.linear[-1], plain, f"{name}.out_proj")
-    _norm(spec.layer_norm, plain, f"{name}_layer_norm")
+    _linear(spec.linear[-1], arrays, f"{name}.out_proj")
+    _norm(spec.layer_norm, arrays, f"{name}_layer_norm")
 
 
-def _linear(spec: Any, plain: PlainTransformer, name: str) -> None:
-    spec.weight = _numpy(plain.state[f"{name}.weight"])
-    if f"{name}.bias" in plain.state:
-        spec.bias = _numpy(plain.state[f"{name}.bias"])
+def _linear(spec: Any, arrays: _Arrays, name: str) -> None:
+    spec.weight = arrays[f"{name}.weight"]
+    if f"{name}.bias" in arrays:
+        spec.bias = arrays[f"{name}.bias"]
 
 
-def _norm(spec: Any, plain: PlainTransformer, name: str) -> None:
-    spec.gamma = _numpy(plain.state[f"{name}.weight"])
-    spec.beta = _numpy(plain.state[f"{name}.bias"])
+def _norm(spec: Any, arrays: _Arrays, name: str) -> None:
+    spec.gamma = arrays[f"{name}.weight"]
+    spec.beta = arrays[f"{name}.bias"]
 
 
 def _positions(module: nn.Module, count: int) -> Tensor:
@@ -173,4 +191,4 @@ def _positions(module: nn.Module, count: int) -> Tensor:
 
 
 def _numpy(tensor: Tensor) -> Any:
-    return tensor.detach().cpu().float().contiguous().numpy()
+    return numpy.array(tensor.detach().cpu().float().numpy(), copy=True, order="C")

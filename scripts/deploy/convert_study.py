@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Dict, List
 
-from steps import (
+from common import (
     REPOSITORY,
     Text,
     add_arguments,

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Dict, List
 
 import torch
-from steps import (
+from common import (
     REPOSITORY,
     USER_DIR,
     Decoded,
@@ -88,7 +88,7 @@ def study(text: Text, name: str, folder: Path, updates: int) -> Dict[str, object
         "CTranslate2 float32, MB": f"{megabytes(float32 / 'model.bin'):.2f}",
         "int8, MB": f"{megabytes(int8 / 'model.bin'):.2f}",
         "stock fairseq, MB": f"{megabytes(stock / 'checkpoint.pt'):.2f}",
-        "differing of " + f"{len(ours.pieces):,}": differing,
+        "differing of " + f"{len(ours.texts):,}": differing,
         "largest difference of scores": f"{largest(ours, exact):.0e}",
         "BLEU fairseq": f"{bleu:.2f}",
         "CTranslate2": f"{text.bleu(exact.texts):.2f}",
@@ -100,7 +100,7 @@ def study(text: Text, name: str, folder: Path, updates: int) -> Dict[str, object
 def report_differences(name: str, ours: Decoded, exact: Decoded) -> int:
     """Print the sentences whose translations differ."""
     count = 0
-    for number, (one, other) in enumerate(zip(ours.pieces, exact.pieces)):
+    for number, (one, other) in enumerate(zip(ours.texts, exact.texts)):
         if one != other:
             count += 1
             print(f"{name}, sentence {number}:", file=sys.stderr)
@@ -113,7 +113,7 @@ def largest(ours: Decoded, exact: Decoded) -> float:
     """Largest difference of the scores of equal translations; fairseq prints 4 digits."""
     return max(
         abs(a - b)
-        for a, b, one, other in zip(ours.scores, exact.scores, ours.pieces, exact.pieces)
+        for a, b, one, other in zip(ours.scores, exact.scores, ours.texts, exact.texts)
         if one == other
     )
 
@@ -127,11 +127,11 @@ def equal_weights(model: torch.nn.Module, stock: Path) -> bool:
 
 def agreement(weights: bool, ours: Decoded, theirs: Decoded) -> str:
     """How far stock fairseq agrees."""
-    same = sum(one != other for one, other in zip(ours.pieces, theirs.pieces))
+    differing = sum(one != other for one, other in zip(ours.texts, theirs.texts))
     scores = max(abs(a - b) for a, b in zip(ours.scores, theirs.scores))
     words = [
         "equal" if weights else "DIFFERENT",
-        "equal" if same == 0 else f"{same} differ",
+        "equal" if differing == 0 else f"{differing} differ",
         "equal" if scores == 0 else f"within {scores:.0e}",
     ]
     return ", ".join(words)

