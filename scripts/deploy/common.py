@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Sequence
+from typing import Dict, FrozenSet, List, Sequence
 
 SCRIPTS = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(SCRIPTS / "quickstart"))
@@ -52,6 +53,8 @@ class Decoded:
 
     texts: List[str]
     scores: List[float]
+    #: numbers of those that didn't end within the limit, where it is known
+    at_limit: FrozenSet[int] = frozenset()
 
 
 def add_arguments(parser: argparse.ArgumentParser, output: str) -> None:
@@ -156,7 +159,8 @@ def ctranslate2_decode(text: Text, folder: Path, compute_type: str) -> Decoded:
     best = [result.hypotheses[0] for result in results]
     return Decoded(
         ["".join(words).replace("\u2581", " ").strip() for words in best],
-        [result.scores[0] / 0.6931471805599453 for result in results],
+        [result.scores[0] / math.log(2) for result in results],
+        frozenset(number for number, words in enumerate(best) if len(words) >= LONGEST),
     )
 
 
