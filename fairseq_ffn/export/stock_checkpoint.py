@@ -45,6 +45,12 @@ def stock_checkpoint(source: Source) -> Dict[str, Any]:
     args.arch = args._name = ARCH
     args.user_dir = None
     result = without_training_state(source.state)
+    # statistics of the training may be numpy's, which stock fairseq's loading refuses
+    extra, history = result["extra_state"], result["optimizer_history"][-1:]
+    result["extra_state"] = {
+        key: value for key, value in extra.items() if key in ("train_iterator", "epoch")
+    }
+    result["optimizer_history"] = [{**last, "lr_scheduler_state": {}} for last in history]
     result["model"] = {key: value.detach() for key, value in plain.state.items()}
     if result.get("args") is not None:  # fairseq before its configurations
         result["args"] = args

@@ -61,7 +61,7 @@ class TestCTranslate2:
         assert len(set(found)) > 20  # it has learnt something
         for number, result in enumerate(results):
             score = float(scores[str(number)]) * 0.6931471805599453
-            assert result.scores[0] == pytest.approx(score, abs=2e-4)
+            assert result.scores[0] == pytest.approx(score, abs=2e-3)  # docs/export.md
 
     def test_int8_is_smaller_and_translates(self, lab, tmp_path):
         options = ["--data", lab.data(), "--output", tmp_path / "int8", "--quantization", "int8"]
@@ -117,8 +117,8 @@ def pieces(lab) -> Path:
         sentencepiece.SentencePieceTrainer.train(
             input=str(lab.data().parent / "train.xx"),
             model_prefix=str(folder / "model"),
-            vocab_size=20,
-            model_type="word",
+            vocab_size=31,
+            model_type="char",
             minloglevel=2,
             user_defined_symbols=[f"w{number}" for number in range(16)],
             hard_vocab_limit=False,
