@@ -109,7 +109,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def set_defaults(args: argparse.Namespace) -> None:
     """Fill in the flags that were not given."""
     for name, default in DEFAULTS:
-        setattr(args, name, getattr(args, name, default))
+        # fairseq's own structure gives None for what it doesn't know
+        if getattr(args, name, None) is None:
+            setattr(args, name, default)
 
 
 def layouts_of(args: argparse.Namespace) -> ModelLayouts:
