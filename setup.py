@@ -11,6 +11,7 @@ VERSION = re.search(
 ).group(1)
 
 REPORT = ["matplotlib>=3.7"]  # figures
+EXPORT = ["ctranslate2>=4.8"]  # models for another engine
 TEST = ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6", "ruff>=0.6", "setuptools", "wheel"]
 REFERENCES = ["captum>=0.7", "IsoScore>=2"]  # the tests hold our analyses against them
 
@@ -36,8 +37,9 @@ setup(
         "fairseq==0.12.2; python_version<'3.11'",
     ],
     extras_require={
-        "test": TEST + REFERENCES + REPORT,
+        "test": TEST + REFERENCES + REPORT + EXPORT,
         "report": REPORT,
+        "export": EXPORT,
         "comet": ["unbabel-comet>=2"],
     },
     entry_points={"console_scripts": ["fairseq-ffn=fairseq_ffn.cli.main:main"]},

@@ -63,7 +63,7 @@ def average(inputs: Sequence[PathLike]) -> Dict[str, Any]:
         state = load_checkpoint(path)
         model = state["model"]
         if not first:
-            first = {key: value for key, value in state.items() if key not in _LEFT_OUT}
+            first = without_training_state(state)
             sums = {key: _wide(value) for key, value in model.items()}
             continue
         _refuse_other_entries(model, first["model"], path, inputs[0])
@@ -72,10 +72,18 @@ def average(inputs: Sequence[PathLike]) -> Dict[str, Any]:
     first["model"] = _share_equal(
         {key: _mean(total, len(inputs), first["model"][key].dtype) for key, total in sums.items()}
     )
-    extra = first.get("extra_state")
-    if isinstance(extra, dict):
-        first["extra_state"] = {k: v for k, v in extra.items() if k not in _LEFT_OUT_OF_EXTRA_STATE}
     return first
+
+
+def without_training_state(state: Dict[str, Any]) -> Dict[str, Any]:
+    """A checkpoint without optimiser state and EMA: for decoding, and to start from."""
+    result = {key: value for key, value in state.items() if key not in _LEFT_OUT}
+    extra = result.get("extra_state")
+    if isinstance(extra, dict):
+        result["extra_state"] = {
+            key: value for key, value in extra.items() if key not in _LEFT_OUT_OF_EXTRA_STATE
+        }
+    return result
 
 
 def last_checkpoints(

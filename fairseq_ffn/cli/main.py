@@ -20,6 +20,8 @@ COMMANDS = {
         "compare_latency",
         "compare the speed of several models, decoding the same sentences in turn",
     ),
+    "convert": ("convert", "start a new layout from trained weights"),
+    "export": ("export", "take a model to CTranslate2, or to fairseq without this plugin"),
     "report": (
         "report",
         "compare runs: quality, significance, speed, size, cost, translations",

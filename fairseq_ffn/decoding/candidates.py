@@ -7,7 +7,7 @@ import io
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 from fairseq import checkpoint_utils, options, utils
@@ -107,7 +107,11 @@ class LoadedModel:
 
 
 def load_checkpoints(
-    paths: Sequence[str], data: str, source: Optional[str] = None, target: Optional[str] = None
+    paths: Sequence[str],
+    data: str,
+    source: Optional[str] = None,
+    target: Optional[str] = None,
+    model_overrides: Optional[Mapping[str, Any]] = None,
 ) -> List[LoadedModel]:
     """Load checkpoints that translate the same data.
 
@@ -116,11 +120,12 @@ def load_checkpoints(
         data: folder of fairseq-preprocess.
         source: language, if not the checkpoint's.
         target: language, if not the checkpoint's.
+        model_overrides: flags of the training to change, as fairseq's --model-overrides does.
 
     Raises:
         UserError: they don't translate the same pair of languages.
     """
-    overrides: Dict[str, Any] = {"data": data}
+    overrides: Dict[str, Any] = {**(model_overrides or {}), "data": data}
     if source is not None:
         overrides.update(source_lang=source, target_lang=target)
     loaded: List[LoadedModel] = []

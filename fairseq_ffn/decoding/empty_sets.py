@@ -10,7 +10,7 @@ from fairseq.tasks.translation import TranslationTask
 from fairseq_ffn.errors import UserError
 
 
-def refuse_empty_set(task: TranslationTask, subset: str) -> None:
+def refuse_empty_set(task: TranslationTask, subset: str, flag: str = "--gen-subset") -> None:
     """Say so before fairseq calls the file damaged.
 
     Raises:
@@ -22,4 +22,4 @@ def refuse_empty_set(task: TranslationTask, subset: str) -> None:
             for language in (source, target):
                 path = Path(folder) / f"{subset}.{pair}.{language}.bin"
                 if path.is_file() and path.stat().st_size == 0:
-                    raise UserError(f"--gen-subset {subset}: {path} is empty, there is no sentence")
+                    raise UserError(f"{flag} {subset}: {path} is empty, there is no sentence")

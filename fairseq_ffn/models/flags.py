@@ -51,16 +51,26 @@ def _layout(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of ``transformer_ffn`` to those of fairseq's Transformer."""
+def add_layout_arguments(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add the five layouts.
+
+    Args:
+        parser: of a command.
+        default: what its help says of a flag that isn't given.
+    """
     for stack, kind, what in LAYOUTS:
         parser.add_argument(
             layout_flag(stack, kind),
             type=_layout,
             metavar="LAYOUT",
-            help=f"which module each layer uses for the {what}: {FORMS} (default: independent). "
+            help=f"which module each layer uses for the {what}: {FORMS} (default: {default}). "
             "A list that starts with '-' needs the form FLAG=LIST",
         )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of ``transformer_ffn`` to those of fairseq's Transformer."""
+    add_layout_arguments(parser, "independent")
     parser.add_argument(
         "--encoder-block",
         choices=CHOICES["encoder_block"],
@@ -99,7 +109,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def set_defaults(args: argparse.Namespace) -> None:
     """Fill in the flags that were not given."""
     for name, default in DEFAULTS:
-        setattr(args, name, getattr(args, name, default))
+        # fairseq's own structure gives None for what it doesn't know
+        if getattr(args, name, None) is None:
+            setattr(args, name, default)
 
 
 def layouts_of(args: argparse.Namespace) -> ModelLayouts:

@@ -200,6 +200,10 @@ MODELS: Dict[str, Sequence[str]] = {
     "stock": ("transformer", *PRE_NORM),
     "baseline_post_norm": ("transformer_ffn",),
     "stock_post_norm": ("transformer",),
+    "shared_enc_no_dec_post_norm": (
+        "transformer_ffn",
+        *words("--encoder-ffn-layout shared --decoder-ffn-layout none"),
+    ),
 }
 
 

@@ -1,0 +1,1 @@
+"""Starting a new layout from the weights of a trained one."""

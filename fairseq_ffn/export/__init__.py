@@ -1,0 +1,1 @@
+"""Taking a trained model elsewhere: as a plain Transformer, to CTranslate2 or stock fairseq."""
