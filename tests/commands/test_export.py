@@ -276,7 +276,7 @@ class TestErrors:
         where = ["--data", data, "--output", tmp_path / "out"]
         where += words("--source-lang xx --target-lang yy")
         line = lab.run("fairseq-ffn", "export", checkpoint, *where, fails=True).error_line()
-        assert "its vocabulary has 20 entries, the data's dictionary" in line
+        assert "its vocabulary has 24 entries, the data's dictionary" in line
 
     def test_no_dictionary(self, lab, tmp_path):
         checkpoint = lab.trained("one_wide") / "checkpoint_last.pt"
