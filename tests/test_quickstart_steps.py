@@ -129,6 +129,13 @@ def test_a_seed_that_no_generator_takes_is_refused_first(capsys):
     assert "--seed: must be from 0 to 4294967295" in capsys.readouterr().err
 
 
+def test_an_empty_name_of_a_model_is_refused(capsys):
+    for names in ("baseline,", "", "baseline,,one_wide"):
+        with pytest.raises(SystemExit):
+            run.parse(["--models", names])
+        assert "--models: unknown ''" in capsys.readouterr().err
+
+
 def test_a_model_that_could_not_be_written_is_one_line(tmp_path, monkeypatch):
     """sentencepiece says nothing when the disk is full."""
     corpus = Corpus(write_corpus(tmp_path / "raw"), "en", "de")

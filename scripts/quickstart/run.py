@@ -102,14 +102,10 @@ def parse(arguments: List[str]) -> argparse.Namespace:
         "name and a checksum of its path)",
     )
     args = parser.parse_args(arguments)
-    args.models = list(
-        dict.fromkeys(name.strip() for name in args.models.split(",") if name.strip())
-    )
+    args.models = list(dict.fromkeys(name.strip() for name in args.models.split(",")))
     unknown = [name for name in args.models if name not in CONFIGS]
-    if unknown or not args.models:
-        parser.error(
-            f"--models: unknown '{unknown[0] if unknown else ''}'; use {', '.join(CONFIGS)}"
-        )
+    if unknown:
+        parser.error(f"--models: unknown '{unknown[0]}'; use {', '.join(CONFIGS)}")
     if not 0 < args.minutes < math.inf:
         parser.error("--minutes: must be more than 0")
     if not 0 <= args.seed < 2**32:
