@@ -145,7 +145,7 @@ def in_turn(
     """Seconds ``(sides, rounds, batches)`` of several ways to decode the same.
 
     Every order of the sides comes equally often, one after the other, and Python collects its
-    rubbish only between rounds.
+    garbage only between rounds.
     """
     orders = list(itertools.permutations(range(len(sides))))
     seconds = numpy.empty((len(sides), rounds, len(batches)))

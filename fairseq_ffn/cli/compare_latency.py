@@ -169,6 +169,8 @@ def _compare(args: argparse.Namespace) -> None:
             f"{model.name}: {facts['arch']}, {facts['parameters']['total'] / 1e6:.1f}M parameters"
         )
     check_lengths(loaded, args.source_lengths or [], args.force_length)
+    if len(loaded) == 1:
+        logger.info("one model, so there is no ratio; name more checkpoints to compare")
     text = None
     if not args.source_lengths:
         text = SetToDecode(loaded, args.gen_subset)
@@ -319,7 +321,8 @@ def _table(result: Dict[str, Any]) -> List[str]:
                 cells.append(str(Ratio(**ratio)))
         rows.append(cells + [""] * (len(rows[0]) - len(cells)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["", f"{title} ({result['batches']} batches; [95% interval of the ratio])"]
+    note = "; [95% interval of the ratio]" if len(names) > 1 else ""
+    lines = ["", f"{title} ({result['batches']} batches{note})"]
     for row in rows:
         lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
     return lines

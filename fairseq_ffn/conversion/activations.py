@@ -10,7 +10,7 @@ import torch
 from fairseq import utils
 from torch import Tensor, nn
 
-from fairseq_ffn.decoding.empty_sets import refuse_empty_set
+from fairseq_ffn.decoding.sets import check_set
 from fairseq_ffn.decoding.sources import Source
 from fairseq_ffn.errors import UserError
 
@@ -80,7 +80,7 @@ def sample_inputs(
         UserError: the set has no sentence that the model takes.
     """
     task, model = source.task, source.model
-    refuse_empty_set(task, subset, "--subset")
+    check_set(task, subset, "--subset")
     task.load_dataset(subset)
     dataset = task.dataset(subset)
     limits = utils.resolve_max_positions(task.max_positions(), model.max_positions())

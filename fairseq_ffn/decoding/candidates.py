@@ -18,9 +18,9 @@ from fairseq.models.nat import FairseqNATModel
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from omegaconf import OmegaConf
 
-from fairseq_ffn.decoding.empty_sets import refuse_empty_set
 from fairseq_ffn.decoding.measured_generator import decode, measured
 from fairseq_ffn.decoding.model_facts import architecture_of, parameters_of
+from fairseq_ffn.decoding.sets import check_set
 from fairseq_ffn.errors import UserError
 from fairseq_ffn.latency.clock import Clock
 from fairseq_ffn.latency.comparison import Candidate
@@ -123,8 +123,10 @@ def load_checkpoints(
         model_overrides: flags of the training to change, as fairseq's --model-overrides does.
 
     Raises:
-        UserError: they don't translate the same pair of languages.
+        UserError: a path is a directory, or they don't translate the same pair of languages.
     """
+    for path in paths:
+        _refuse_directory(path)
     overrides: Dict[str, Any] = {**(model_overrides or {}), "data": data}
     if source is not None:
         overrides.update(source_lang=source, target_lang=target)
@@ -145,6 +147,17 @@ def load_checkpoints(
         pairs.append(pair)
         loaded.append(LoadedModel(name, task, models[0]))
     return loaded
+
+
+def _refuse_directory(path: str) -> None:
+    """Name a checkpoint in it, since a run directory is easily given instead."""
+    if not Path(path).is_dir():
+        return
+    within = [Path(path), Path(path) / "checkpoints"]
+    found = [one for folder in within for one in sorted(folder.glob("checkpoint*.pt"))]
+    # the last comes after those with numbers, and is what most people mean
+    cure = f"name a checkpoint in it, such as {found[-1]}" if found else "name a .pt file"
+    raise UserError(f"checkpoint {path}: is a directory; {cure}")
 
 
 def build_untrained(
@@ -267,7 +280,7 @@ class SetToDecode:
         task = loaded[0].task
         self.subset = subset
         if subset not in task.datasets:
-            refuse_empty_set(task, subset)
+            check_set(task, subset)
             task.load_dataset(subset)
         self.dataset = task.dataset(subset)
         with data_utils.numpy_seed(1):  # sentences of one length come in random order

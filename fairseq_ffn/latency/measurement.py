@@ -143,7 +143,7 @@ class Measurement:
         )
 
     def _begin_run(self) -> None:
-        gc.collect()  # so that no run pays for the rubbish of another
+        gc.collect()  # so that no run pays for the garbage of another
         self.memory.reset()
         if not self.timed:
             self._started = time.monotonic()

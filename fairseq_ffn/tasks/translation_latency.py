@@ -21,9 +21,9 @@ from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from omegaconf import II
 
-from fairseq_ffn.decoding.empty_sets import refuse_empty_set
 from fairseq_ffn.decoding.measured_generator import decode, measured
 from fairseq_ffn.decoding.model_facts import architecture_of, parameters_of
+from fairseq_ffn.decoding.sets import check_set
 from fairseq_ffn.errors import UserError
 from fairseq_ffn.files import write_json
 from fairseq_ffn.latency.clock import Clock, PeakMemory
@@ -111,7 +111,7 @@ class TranslationLatencyTask(TranslationTask):
 
     def load_dataset(self, split: str, *args: Any, **kwargs: Any) -> None:
         """fairseq's."""
-        refuse_empty_set(self, split)
+        check_set(self, split)
         super().load_dataset(split, *args, **kwargs)
 
     def get_batch_iterator(

@@ -115,6 +115,33 @@ def test_models_of_two_pairs_of_languages(lab, tmp_path, capsys):
     assert line.startswith(f"checkpoint {turned}: translates yy-xx, but {baseline(lab)} xx-yy")
 
 
+def test_an_unknown_set_is_refused_with_those_that_there_are(lab, capsys):
+    line = refused(capsys, baseline(lab), "--data", lab.data(), "--gen-subset", "tset")
+    assert line == f"--gen-subset tset: {lab.data()} has no such set; it has test, train, valid"
+
+
+def test_a_run_directory_instead_of_a_checkpoint(lab, tmp_path, capsys):
+    run = baseline(lab).parent
+    line = refused(capsys, run, "--data", lab.data())
+    assert line == (
+        f"checkpoint {run}: is a directory; name a checkpoint in it, such as {baseline(lab)}"
+    )
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    line = refused(capsys, tmp_path / "run", "--data", lab.data())
+    assert line.endswith("is a directory; name a .pt file")
+    inside = tmp_path / "run" / "checkpoints" / "checkpoint_best.pt"
+    inside.touch()
+    line = refused(capsys, baseline(lab), tmp_path / "run", "--data", lab.data())
+    assert line.endswith(f"such as {inside}")
+
+
+def test_one_model_alone_has_no_ratio_and_is_told_so(capsys):
+    assert compare(*UNTRAINED, "--vocab-size", 9, "--force-length", 2) == 0
+    printed = capsys.readouterr()
+    assert "one model, so there is no ratio" in printed.err
+    assert "(10 batches)" in printed.out and "ratio" not in printed.out
+
+
 def test_an_output_that_is_a_directory(lab, tmp_path, capsys):
     line = refused(capsys, baseline(lab), "--data", lab.data(), "--output", tmp_path)
     assert line == f"--output {tmp_path}: is a directory; name a file"
