@@ -347,7 +347,7 @@ def in_process(args: argparse.Namespace) -> List[Check]:
     batches = batches_of_set(loaded[0], args.gen_subset, 1, args.sentences, CPU)
     checks = copies(loaded, batches, args.rounds)
     sides = [plain(loaded[0]), plain(loaded[0]), as_measured(loaded[0])]
-    seconds = in_turn(sides, batches, 3 * args.rounds)
+    seconds = in_turn(sides, batches, args.cost_rounds or 3 * args.rounds)
     steps, others = calls_per_batch(loaded[0], batches)
     # the most calls, the typical time
     bound = check_bound(
@@ -377,8 +377,12 @@ def main() -> int:
     )
     parser.add_argument("--gen-subset", default="test1", help="default: test1")
     parser.add_argument("--sentences", type=int, default=100, help="default: 100")
+    parser.add_argument("--rounds", type=int, default=5, help="of the copies; default: 5")
     parser.add_argument(
-        "--rounds", type=int, default=5, help="default: 5; the cost takes three times"
+        "--cost-rounds",
+        type=int,
+        help="of what measuring costs, whose interval shrinks with their square root; default: "
+        "three times --rounds",
     )
     args = parser.parse_args()
     for path in (args.checkpoint, args.data):
