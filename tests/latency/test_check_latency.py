@@ -167,7 +167,7 @@ def test_all_checks_of_a_model_and_its_copies(loaded, monkeypatch, capsys):
     monkeypatch.setattr(check_latency, "load_checkpoints", load)
     monkeypatch.setattr(check_latency, "batches_of_set", lambda *_: few)
     args = argparse.Namespace(
-        checkpoint="a.pt", data="bin", gen_subset="test", sentences=3, rounds=1
+        checkpoint="a.pt", data="bin", gen_subset="test", sentences=3, rounds=1, cost_rounds=None
     )
     checks = check_latency.in_process(args)
     assert len(checks) == 5 and len({check.what for check in checks}) == 5
