@@ -153,7 +153,7 @@ def main() -> None:
         choices=[*EXPORTABLE, POST_NORM],
         help="default: all, and one in post-norm",
     )
-    parser.add_argument("--updates", type=int, default=500, help="of each (default: %(default)s)")
+    parser.add_argument("--updates", type=int, default=1000, help="of each (default: %(default)s)")
     add_arguments(parser, "export_study")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
