@@ -30,6 +30,8 @@ ENTRY_POINTS = {
     },
     "fairseq-ffn": ("fairseq_ffn.cli.main", "main"),
 }
+#: sets the root logger up before it imports fairseq
+LOGS_FIRST = ("fairseq-train",)
 #: what the children need not import again
 IMPORTED = (
     "torch",
@@ -138,7 +140,7 @@ def serve(connection: socket.socket) -> Optional[Dict[str, Any]]:
 
 
 def become(request: Dict[str, Any]) -> None:
-    """Take over a command's folder, arguments and standard streams, with a new root logger."""
+    """Take over a command's folder, arguments, standard streams and root logger."""
     import logging
 
     for number, stream in enumerate(request["streams"]):
@@ -148,8 +150,11 @@ def become(request: Dict[str, Any]) -> None:
     sys.stdin = sys.__stdin__ = open(0, closefd=False)  # noqa: SIM115
     sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = sys.__stderr__ = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
-    logging.root.handlers.clear()
-    logging.root.setLevel(logging.WARNING)
+    for handler in logging.root.handlers:  # one of fairseq's tasks makes it at import
+        handler.setStream(sys.stderr)
+    if request["command"] in LOGS_FIRST:
+        logging.root.handlers.clear()
+        logging.root.setLevel(logging.WARNING)
     os.chdir(request["cwd"])
     sys.argv = request["argv"]
     sys.path[0:0] = [str(Path(sys.argv[0]).parent)]
