@@ -111,7 +111,7 @@ def last_checkpoints(
     if len(found) < number:
         bound = "" if upper_bound is None else f" up to {kind} {upper_bound}"
         raise UserError(
-            f"{directory}: {len(found) or 'no'} files {name}{bound}, but "
+            f"{directory}: {len(found) or 'no'} file{'s' * (len(found) != 1)} {name}{bound}, but "
             f"--num-{kind}-checkpoints asks for {number}"
         )
     return [path for _, path in sorted(found, reverse=True)[:number]]

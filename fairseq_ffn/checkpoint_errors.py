@@ -37,6 +37,9 @@ _SIZE_MISMATCH = re.compile(
     r"size mismatch for (\S+): copying a param with shape torch\.Size\(\[(.*?)\]\) from "
     r"checkpoint, the shape in current model is torch\.Size\(\[(.*?)\]\)"
 )
+#: settings on which the names and sizes of a model's weights depend
+_SHAPES = re.compile(r"_(layout|block|layers|embed_dim|heads)$|^parallel_norm$|^share_ffn_norm$")
+_WRONG_DICTIONARY = "the data's dictionary"
 _VOCABULARY = re.compile(r"(embed_tokens|output_projection)\.weight$")
 
 
@@ -79,7 +82,7 @@ def explain(error: BaseException, trace: Optional[TracebackType]) -> Optional[st
         root = error.__context__
     state = frame.f_locals.get("state")
     if "loading state_dict" in str(root):
-        return f"checkpoint {path} doesn't fit the model: {_misfit(str(root))}"
+        return explain_misfit(_misfit(str(root)), trace)
     if frame.f_code.co_name in _PURE_READERS:
         if state is None:
             return describe_checkpoint_error(path, root)
@@ -102,6 +105,48 @@ def explain(error: BaseException, trace: Optional[TracebackType]) -> Optional[st
     if missing and (not isinstance(state, dict) or "model" in state or isinstance(root, KeyError)):
         return f"checkpoint {path}: not a fairseq checkpoint ({missing})"
     return None
+
+
+def explain_misfit(difference: str, trace: Optional[TracebackType]) -> str:
+    """One line on a checkpoint whose weights aren't those of the model that is to load them.
+
+    Args:
+        difference: what is other in the file.
+        trace: of the error; the innermost of fairseq's readers knows file and settings.
+    """
+    reader = _innermost(trace, _READERS)
+    if reader is None:
+        return f"the checkpoint doesn't fit the model: {difference}"
+    frame, path = reader
+    fits_not = f"checkpoint {path} doesn't fit the model: "
+    if _WRONG_DICTIONARY in difference:
+        return fits_not + difference
+    cfg = getattr(frame.f_locals.get("self"), "cfg", None)  # of a training
+    if cfg is None:
+        return f"{fits_not}{difference}; use the layouts and sizes it was trained with"
+    others = _other_settings(frame.f_locals.get("state"), cfg.model)
+    if others:
+        difference = f"it was trained with {', '.join(others)}"
+    cure = (
+        "use the layouts and sizes it was trained with, or start from it with fairseq-ffn convert"
+    )
+    if os.path.dirname(path) == cfg.checkpoint.save_dir:
+        cure = "a training goes on from what is in its --save-dir, so use another one"
+    return f"{fits_not}{difference}; {cure}"
+
+
+def _other_settings(state: Any, model: Any) -> List[str]:
+    """Layouts, blocks and sizes in which a checkpoint differs from a model's settings."""
+    cfg = state.get("cfg") if isinstance(state, dict) else None
+    there = cfg.get("model") if hasattr(cfg, "get") else None
+    found = []
+    for name in vars(model) if hasattr(model, "__dict__") else ():
+        if not _SHAPES.search(name):
+            continue
+        here, other = getattr(model, name), getattr(there, name, None)
+        if other is not None and other != here:
+            found.append(f"--{name.replace('_', '-')} {other}, not {here}")
+    return found
 
 
 def _reason(path: str, error: BaseException) -> str:
@@ -161,7 +206,7 @@ def _misfit(message: str) -> str:
         here, there = in_file.split(", ")[0], in_model.split(", ")[0]
         if _VOCABULARY.search(key) and here != there:
             return (
-                f"its vocabulary has {here} entries, the data's dictionary {there}; use the "
+                f"its vocabulary has {here} entries, {_WRONG_DICTIONARY} {there}; use the "
                 "dict.*.txt that it was trained with"
             )
     for what, keys in (
@@ -176,8 +221,7 @@ def _misfit(message: str) -> str:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
             found.append(f"{what} {keys[0]}{more}")
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    differences = "; ".join(found) or lines[min(1, len(lines) - 1)][:160].rstrip(".")
-    return f"{differences}; use the layouts and sizes it was trained with"
+    return "; ".join(found) or lines[min(1, len(lines) - 1)][:160].rstrip(".")
 
 
 def _keys(pattern: re.Pattern[str], message: str) -> List[str]:

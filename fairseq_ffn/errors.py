@@ -25,6 +25,10 @@ class UserError(ValueError):
     """Something the user can mend; its text is one line that says what, where and how."""
 
 
+class WeightsDiffer(UserError):
+    """Weights that a layout shares have different values in a checkpoint."""
+
+
 def install_one_line_errors() -> None:
     """Report known errors of a fairseq or fairseq-ffn command as one line, exit status 1."""
     command = Path(sys.argv[0] if sys.argv else "").name
@@ -47,12 +51,14 @@ def one_line(error: BaseException, trace: Optional[TracebackType] = None) -> Opt
     """The one line for a known error, or None for one that deserves its traceback."""
     if not isinstance(error, Exception) or isinstance(error, MemoryError):
         return None
+    trace = trace if trace is not None else error.__traceback__
     cause: Optional[BaseException] = error
     while cause is not None:
+        if isinstance(cause, WeightsDiffer):
+            return checkpoint_errors.explain_misfit(str(cause), trace)
         if isinstance(cause, UserError):
             return str(cause)
         cause = cause.__cause__ or cause.__context__
-    trace = trace if trace is not None else error.__traceback__
     return checkpoint_errors.explain(error, trace) or _explain_input(error, trace)
 
 

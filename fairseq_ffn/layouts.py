@@ -36,6 +36,10 @@ FORMS = (
     "independent, shared, none, tied, sequence:M, cycle:M, cycle-rev:M, "
     "or one name per layer such as a,a,b,-,c,c"
 )
+#: of attention, which can't be absent
+ATTENTION_FORMS = FORMS.replace("none, ", "").replace("-,c,c", "b,c,c")
+#: of cross-attention, which only one stack has
+CROSS_ATTENTION_FORMS = ATTENTION_FORMS.replace("tied, ", "")
 #: stack and kind of sub-block of each layout, in the order of the fields of ``ModelLayouts``
 _MODEL_LAYOUTS = (
     ("encoder", "ffn"),
@@ -124,7 +128,7 @@ def parse_layout(text: str, num_layers: int, flag: str = "layout") -> Layout:
 def _check_is_string(text: object, flag: str) -> None:
     # --model-overrides can hold anything
     if not isinstance(text, str):
-        raise LayoutError(f"{flag} {text!r}: not a string; use {FORMS}")
+        raise LayoutError(f"{flag} {text!r}: not a string; use {forms_of(flag)}")
 
 
 def _parse(stripped: str, num_layers: int, flag: str) -> Layout:
@@ -141,16 +145,6 @@ def _parse(stripped: str, num_layers: int, flag: str) -> Layout:
     return _parse_explicit(stripped, num_layers, flag)
 
 
-def check_layout(text: str) -> str:
-    """Check the form of a layout string before the number of layers is known (argparse type)."""
-    stripped = text.strip()
-    if ":" in stripped:
-        _split_strategy(stripped, "layout")
-    elif stripped not in KEYWORDS:
-        _parse_explicit(stripped, len(stripped.split(",")), "layout")
-    return stripped
-
-
 def _parse_strategy(text: str, num_layers: int, flag: str) -> Layout:
     strategy, modules = _split_strategy(text, flag)
     if modules > num_layers:
@@ -163,7 +157,7 @@ def _parse_strategy(text: str, num_layers: int, flag: str) -> Layout:
 def _split_strategy(text: str, flag: str) -> Tuple[str, int]:
     strategy, _, number = text.partition(":")
     if strategy not in STRATEGIES:
-        raise LayoutError(f"{flag} '{text}': unknown strategy '{strategy}'; use {FORMS}")
+        raise LayoutError(f"{flag} '{text}': unknown strategy '{strategy}'; use {forms_of(flag)}")
     if not (number.isascii() and number.isdecimal() and len(number) <= 4):
         raise LayoutError(f"{flag} '{text}': '{number}' is not a number of modules, as in cycle:2")
     modules = int(number)
@@ -187,7 +181,7 @@ def _strategy_indices(strategy: str, modules: int, num_layers: int) -> Tuple[int
 def _parse_explicit(text: str, num_layers: int, flag: str) -> Layout:
     names = [name.strip() for name in text.split(",")]
     if not text or (len(names) == 1 and num_layers != 1):
-        raise LayoutError(f"{flag} '{text}': not a layout; use {FORMS}")
+        raise LayoutError(f"{flag} '{text}': not a layout; use {forms_of(flag)}")
     if len(names) != num_layers:
         raise LayoutError(
             f"{flag} '{text}': names {len(names)} layers, but the stack has {num_layers}"
@@ -257,6 +251,13 @@ class ModelLayouts:
             layout_flag(stack, kind): getattr(self, f"{stack}_{kind}")
             for stack, kind in _MODEL_LAYOUTS
         }
+
+
+def forms_of(flag: str) -> str:
+    """What can be written after the flag of a layout."""
+    if flag.endswith("-cross-attn-layout"):
+        return CROSS_ATTENTION_FORMS
+    return ATTENTION_FORMS if flag.endswith("-attn-layout") else FORMS
 
 
 def layout_flag(stack: str, kind: str) -> str:

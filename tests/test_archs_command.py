@@ -235,7 +235,7 @@ def test_a_layout_that_does_not_fit_one_size(capsys: pytest.CaptureFixture, outp
     line = refused(capsys, *output, "--encoder-ffn-layout", "cycle:5")
     assert line == (
         "fairseq-ffn archs: error: size tiny: --encoder-ffn-layout 'cycle:5': 5 modules for 3 "
-        "layers; use 1 to 3"
+        "layers; use 1 to 3; choose the sizes with --size"
     )
 
 

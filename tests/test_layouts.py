@@ -19,7 +19,6 @@ from fairseq_ffn.layouts import (
     Layout,
     LayoutError,
     ModelLayouts,
-    check_layout,
     layout_flag,
     parse_layout,
     parse_model_layouts,
@@ -194,12 +193,11 @@ def test_groups_and_absent_layers_partition_the_stack(written: Tuple[str, int]) 
 def test_a_layout_written_down_reads_back(written: Tuple[str, int]) -> None:
     layout = parse_layout(*written)
     assert parse_layout(str(layout), written[1]) == layout
-    assert parse_layout(check_layout(str(layout)), written[1]) == layout
 
 
 @given(layout_texts())
-def test_what_parses_passes_the_check_of_form(written: Tuple[str, int]) -> None:
-    assert check_layout(f" {written[0]} ") == written[0].strip()
+def test_blanks_around_a_layout_don_t_matter(written: Tuple[str, int]) -> None:
+    assert parse_layout(f" {written[0]} ", written[1]) == parse_layout(*written)
 
 
 @given(layout_texts(), st.data())
@@ -311,9 +309,19 @@ def test_not_a_string(value: object) -> None:
 @pytest.mark.parametrize(
     "text", ["a,,c", "a b,c", "cycle:x", "cycle:0", "wheel:2", "shared,none", "cycle:٢", ""]
 )
-def test_form_is_checked_before_the_depth_is_known(text: str) -> None:
-    with pytest.raises(LayoutError):
-        check_layout(text)
+def test_no_stack_has_it(text: str) -> None:
+    for layers in range(1, 5):
+        with pytest.raises(LayoutError):
+            parse_layout(text, layers)
+
+
+def test_what_is_offered_is_what_the_sub_block_can_have() -> None:
+    for kind, never in (("self_attn", ["none", "-"]), ("cross_attn", ["none", "-", "tied", "@"])):
+        flag = layout_flag("decoder", kind)
+        with pytest.raises(LayoutError) as caught:
+            parse_layout("wheel:2", 6, flag)
+        offered = str(caught.value).partition("; use ")[2].replace("cycle-rev", "")
+        assert "sequence:M" in offered and not any(word in offered for word in never)
 
 
 @pytest.mark.parametrize(

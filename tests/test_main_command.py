@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+import fairseq_ffn
 from fairseq_ffn.cli.main import COMMANDS, build_parser, main
 
 
@@ -38,3 +39,34 @@ def test_an_unknown_command_is_refused(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["analyse"])
     assert stopped.value.code == 2 and "invalid choice: 'analyse'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [
+        ("archs --no-such-flag", "archs [-h]"),
+        ("average --inputs a.pt --output b.pt --no-such-flag", "average [-h] --inputs"),
+        (
+            "analyze geometry a.pt --data b --output c --no-such-flag",
+            "analyze geometry [-h] --data",
+        ),
+    ],
+)
+def test_an_unknown_flag_comes_with_the_usage_of_its_command(capsys, command, usage):
+    with pytest.raises(SystemExit) as stopped:
+        main(command.split())
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and said.startswith(f"usage: fairseq-ffn {usage}")
+    assert said.splitlines()[-1].endswith("error: unrecognized arguments: --no-such-flag")
+
+
+def test_no_command_prints_the_list_of_commands(capsys):
+    assert main([]) == 2
+    assert "compare-latency" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"fairseq_ffn {fairseq_ffn.__version__}\n"

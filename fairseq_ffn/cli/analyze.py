@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(command)
-        command.set_defaults(run_analysis=module.run)
+        command.set_defaults(run_analysis=module.run, parser=command)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -90,7 +90,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     custom = parser.add_argument_group(
         "one more row",
         "With any of these flags, which are those of fairseq-train, each table gets a row "
-        "'custom': the baseline with these flags.",
+        "'custom': the baseline with these flags. A layout with one name per layer fits only sizes "
+        "with so many layers: add --size.",
     )
     flags.add_arguments(custom)  # type: ignore[arg-type]
     for name in WIDTHS_AND_DEPTHS:
@@ -108,7 +109,7 @@ def run(args: argparse.Namespace) -> None:
     }
     # all rows first: bad flags leave no half table
     sizes = {
-        size: list(_rows(size, args.vocab_size, custom))
+        size: list(_rows(size, args.vocab_size, custom, one_of_all=len(args.size) == len(SIZES)))
         for size in SIZES  # in the order of the table, each once
         if size in args.size
     }
@@ -129,7 +130,7 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _rows(size: str, vocabulary: int, custom: Dict[str, Any]) -> Iterator[Row]:
+def _rows(size: str, vocabulary: int, custom: Dict[str, Any], one_of_all: bool) -> Iterator[Row]:
     """All configs of one size, the baseline first; then the custom row, if any."""
     for config in CONFIGS:
         yield _row(size, config, {}, vocabulary, CONFIGS[config].source)
@@ -141,7 +142,8 @@ def _rows(size: str, vocabulary: int, custom: Dict[str, Any]) -> Iterator[Row]:
         try:
             yield _row(size, "custom", custom, vocabulary, " ".join(words))
         except UserError as error:
-            raise UserError(f"size {size}: {error}") from error
+            cure = "; choose the sizes with --size" if one_of_all else ""
+            raise UserError(f"size {size}: {error}{cure}") from error
 
 
 def _row(size: str, config: str, given: Dict[str, Any], vocabulary: int, source: str) -> Row:

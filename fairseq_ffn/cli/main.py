@@ -8,7 +8,8 @@ import logging
 import sys
 from typing import List, Optional, Sequence
 
-from fairseq_ffn.errors import UserError, printable
+from fairseq_ffn import __version__
+from fairseq_ffn.errors import UserError, one_line, printable
 
 #: command: module in this package, what it does. A module has DESCRIPTION, add_arguments(parser)
 #: and run(args); only the one that is asked for is imported, since many import much.
@@ -41,6 +42,7 @@ def build_parser(asked_for: Sequence[str] = tuple(COMMANDS)) -> argparse.Argumen
         "Training and decoding are fairseq's own: fairseq-train --user-dir fairseq_ffn "
         "--arch transformer_ffn_big_one_wide ...",
     )
+    parser.add_argument("--version", action="version", version=f"fairseq_ffn {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (file, what) in COMMANDS.items():
         command = commands.add_parser(
@@ -50,7 +52,7 @@ def build_parser(asked_for: Sequence[str] = tuple(COMMANDS)) -> argparse.Argumen
             module = importlib.import_module(f"fairseq_ffn.cli.{file}")
             command.description = module.DESCRIPTION
             module.add_arguments(command)
-            command.set_defaults(run=module.run)
+            command.set_defaults(run=module.run, parser=command)
     return parser
 
 
@@ -60,11 +62,17 @@ def main(arguments: Optional[List[str]] = None) -> int:
     parser = build_parser(asked_for=arguments[:1])
     # fairseq has set logging up while it was imported
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-    args = parser.parse_args(arguments)
+    if not arguments:
+        parser.print_help()
+        return 2
+    args, unknown = parser.parse_known_args(arguments)
+    if unknown:  # with the command's usage, where argparse would show that of all commands
+        args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         args.run(args)
     except (UserError, OSError) as error:
-        print(f"fairseq-ffn {args.command}: error: {printable(str(error))}", file=sys.stderr)
+        line = one_line(error) if isinstance(error, UserError) else str(error)
+        print(f"fairseq-ffn {args.command}: error: {printable(line)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"fairseq-ffn {args.command}: interrupted", file=sys.stderr)

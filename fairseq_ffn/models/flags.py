@@ -8,10 +8,8 @@ from typing import Callable, Iterator, List, Tuple
 
 from fairseq_ffn.errors import UserError
 from fairseq_ffn.layouts import (
-    FORMS,
-    LayoutError,
     ModelLayouts,
-    check_layout,
+    forms_of,
     layout_flag,
     parse_model_layouts,
 )
@@ -43,14 +41,6 @@ DEFAULTS: Tuple[Tuple[str, object], ...] = (
 )
 
 
-def _layout(text: str) -> str:
-    try:
-        return check_layout(text)
-    except LayoutError as error:
-        # argparse shows the text of this kind of error only
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
 def add_layout_arguments(parser: argparse.ArgumentParser, default: str) -> None:
     """Add the five layouts.
 
@@ -59,12 +49,14 @@ def add_layout_arguments(parser: argparse.ArgumentParser, default: str) -> None:
         default: what its help says of a flag that isn't given.
     """
     for stack, kind, what in LAYOUTS:
+        flag = layout_flag(stack, kind)
+        # parsed by check(): an error here would come with fairseq's usage of 200 lines
         parser.add_argument(
-            layout_flag(stack, kind),
-            type=_layout,
+            flag,
+            type=str.strip,
             metavar="LAYOUT",
-            help=f"which module each layer uses for the {what}: {FORMS} (default: {default}). "
-            "A list that starts with '-' needs the form FLAG=LIST",
+            help=f"which module each layer uses for the {what}: {forms_of(flag)} (default: "
+            f"{default}). A list that starts with '-' needs the form FLAG=LIST",
         )
 
 

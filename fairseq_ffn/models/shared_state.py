@@ -17,7 +17,7 @@ from typing import Dict, List, Tuple
 import torch
 from torch import Tensor, nn
 
-from fairseq_ffn.errors import UserError
+from fairseq_ffn.errors import WeightsDiffer
 from fairseq_ffn.layouts import Layout, ModelLayouts, layout_flag
 from fairseq_ffn.modules.attention import PROJECTIONS
 
@@ -73,7 +73,7 @@ class SharedState:
         """Write shared modules out under all their names, in place.
 
         Raises:
-            UserError: the names are there already, with different values.
+            WeightsDiffer: the names are there already, with different values.
         """
         for copy, owner, flag in self.copies:
             owned = [key for key in state_dict if key.startswith(prefix + owner)]
@@ -82,10 +82,7 @@ class SharedState:
                 if other not in state_dict:
                     state_dict[other] = state_dict[key]
                 elif not _equal(state_dict[other], state_dict[key]):
-                    raise UserError(
-                        f"checkpoint: {key} and {other} differ, but {flag} shares them; it was "
-                        "trained with another layout, so train anew or start from equal weights"
-                    )
+                    raise WeightsDiffer(f"{key} and {other} differ, but {flag} shares them")
 
 
 def _after_state_dict(shared: SharedState, module, state_dict, prefix, local_metadata) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import random
 import re
@@ -18,6 +19,7 @@ from typing import Callable, Dict, List, Mapping, Optional, Sequence
 import torch
 
 import fairseq_ffn
+from commands.forked import ENTRY_POINTS, Forks
 from fairseq_ffn.checkpoints import load_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -85,6 +87,16 @@ class Lab:
         self.root = root
         root.mkdir(parents=True, exist_ok=True)
 
+    @functools.cached_property
+    def forks(self) -> Forks:
+        """What commands are forked from."""
+        return Forks(environment({}), BIN)
+
+    def close(self) -> None:
+        """End what was started."""
+        if "forks" in self.__dict__:
+            self.forks.close()
+
     def once(self, name: str, make: Callable[[Path], object]) -> Path:
         """The folder ``name``, which ``make`` fills the first time that any process asks for it."""
         folder, done = self.root / name, self.root / f"{name}.done"
@@ -107,18 +119,29 @@ class Lab:
         fails: bool = False,
         **more,
     ) -> Result:
-        """Run a console command of this Python's environment, elsewhere than in the checkout."""
-        finished = subprocess.run(
-            [str(word) for word in (BIN / command, *arguments)],
-            cwd=cwd or self.root,
-            env=environment(env),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            **more,
-        )
-        result = Result(command, finished.returncode, finished.stdout, finished.stderr)
+        """Run a console command of this Python's environment, elsewhere than in the checkout.
+
+        One with an environment of its own, or with further arguments for ``subprocess.run``, is a
+        fresh process. The others are forked from one that has imported PyTorch and fairseq
+        (``forked.py``), which saves their imports' seconds; ``FFN_TEST_FRESH=1`` makes them fresh
+        processes as well.
+        """
+        folder = cwd or self.root
+        if env or more or command not in ENTRY_POINTS or os.environ.get("FFN_TEST_FRESH"):
+            finished = subprocess.run(
+                [str(word) for word in (BIN / command, *arguments)],
+                cwd=folder,
+                env=environment(env),
+                input=stdin,
+                capture_output=True,
+                text=True,
+                timeout=300,
+                **more,
+            )
+            result = Result(command, finished.returncode, finished.stdout, finished.stderr)
+        else:
+            texts = [str(word) for word in arguments]
+            result = Result(command, *self.forks.run(command, texts, folder, stdin, timeout=300))
         assert fails or result.status == 0, f"{command} {arguments}\n{result.out}\n{result.err}"
         return result
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import shutil
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,26 @@ class TestUnusableCheckpoints:
         other = lab.trained("one_wide") / "checkpoint_last.pt"
         arguments = training(lab, tmp_path, "--finetune-from-model", other)
         line = fails(lab, "fairseq-train", *arguments)
-        assert f"checkpoint {other} doesn't fit the model: it has no encoder.layers.1.fc1" in line
+        assert f"checkpoint {other} doesn't fit the model: " in line
+        assert "--encoder-ffn-layout shared, not independent" in line
+        assert "--decoder-ffn-layout none, not independent" in line
+        assert line.endswith("or start from it with fairseq-ffn convert")
+
+    def test_one_in_the_save_dir_of_another_layout(self, lab, tmp_path):
+        shutil.copy(lab.trained("baseline") / "checkpoint_last.pt", tmp_path)
+        other = ["--encoder-ffn-layout", "shared"]
+        line = fails(lab, "fairseq-train", *training(lab, tmp_path, *other))
+        assert line == (
+            f"fairseq-train: error: checkpoint {tmp_path}/checkpoint_last.pt doesn't fit the "
+            "model: it was trained with --encoder-ffn-layout independent, not shared; a training "
+            "goes on from what is in its --save-dir, so use another one"
+        )
+        path = ["--path", lab.trained("baseline") / "checkpoint_last.pt"]
+        overrides = ["--model-overrides", "{'encoder_ffn_layout': 'shared'}"]
+        arguments = [lab.data(), "--user-dir", INSTALLED, *path, *overrides]
+        line = fails(lab, "fairseq-generate", *arguments)
+        assert "checkpoint_last.pt doesn't fit the model: encoder.layers.0.fc1.weight and " in line
+        assert "differ, but --encoder-ffn-layout 'shared' shares them; use the layouts and" in line
 
     def test_one_for_another_dictionary(self, lab, tmp_path):
         write_corpus(tmp_path, vocabulary=7)
