@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import Callable, Iterator, List, Tuple
+from typing import Callable, Iterator, List, Tuple, Union
 
 from fairseq_ffn.errors import UserError
 from fairseq_ffn.layouts import (
@@ -13,6 +13,7 @@ from fairseq_ffn.layouts import (
     layout_flag,
     parse_model_layouts,
 )
+from fairseq_ffn.modules.chunked_feed_forward import CHUNK, WIDE, chunk_width
 
 LAYOUTS = (
     ("encoder", "ffn", "FFN of the encoder"),
@@ -27,6 +28,7 @@ CHOICES = {
     "parallel_norm": ("shared", "own"),
     "parallel_scale": ("none", "sqrt"),
     "cpu_autocast": ("none", "bfloat16"),
+    "cpu_matmul": ("default", "onednn", "auto"),
 }
 
 #: name in the namespace, default
@@ -37,7 +39,9 @@ DEFAULTS: Tuple[Tuple[str, object], ...] = (
     ("parallel_norm", "shared"),
     ("parallel_scale", "none"),
     ("share_ffn_norm", False),
+    ("ffn_chunk_width", "auto"),
     ("cpu_autocast", "none"),
+    ("cpu_matmul", "default"),
 )
 
 
@@ -90,12 +94,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="layers that share an FFN share its layer norm too (default: own norm per layer)",
     )
     parser.add_argument(
+        "--ffn-chunk-width",
+        type=_chunk_width,
+        metavar="UNITS",
+        help="training takes a FFN so many hidden units at a time and computes them again in the "
+        "backward pass, instead of keeping all of them for it; 0: never; auto: "
+        f"{CHUNK} where a FFN has {WIDE} or more (default: auto)",
+    )
+    parser.add_argument(
         "--cpu-autocast",
         choices=CHOICES["cpu_autocast"],
         help="bfloat16: run the model's forward pass on a CPU under torch.autocast, which is "
         "faster where the CPU has bfloat16 instructions and slower elsewhere; weights, loss and "
         "optimiser stay in float32 (default: none)",
     )
+    parser.add_argument(
+        "--cpu-matmul",
+        choices=CHOICES["cpu_matmul"],
+        help="library for float32 matrix products while training on a CPU: PyTorch's default; "
+        "onednn, twice as fast on some AMD CPUs with AVX-512; auto: measured once on this machine "
+        "(default: default)",
+    )
+
+
+def _chunk_width(text: str) -> Union[int, str]:
+    if text == "auto" or text.isdecimal():
+        return text if text == "auto" else int(text)
+    raise argparse.ArgumentTypeError(f"'{text}': use auto, 0 or a number of hidden units")
+
+
+def ffn_chunk(args: argparse.Namespace, stack: str) -> int:
+    """Hidden units that training computes at a time in the FFNs of ``stack``; 0: all of them."""
+    if args.ffn_chunk_width == "auto" and any(_options_of_fairseqs_layer(args, stack)):
+        return 0
+    return chunk_width(args.ffn_chunk_width, getattr(args, f"{stack}_ffn_embed_dim"))
+
+
+def _options_of_fairseqs_layer(args: argparse.Namespace, stack: str) -> Iterator[str]:
+    """Options that only fairseq's own series layer honours, which computes its FFN in one go."""
+    names = ["quant_noise_pq", "quant_noise_scalar"]
+    if stack == "decoder":
+        names += ["cross_self_attention", "scale_attn", "scale_heads", "scale_fc", "scale_resids"]
+    for name in names:
+        if getattr(args, name, None):
+            yield "--" + name.replace("_", "-")
 
 
 def set_defaults(args: argparse.Namespace) -> None:
@@ -155,6 +197,17 @@ def _refused_values(args: argparse.Namespace, layouts: ModelLayouts) -> Iterator
         if value not in choices:
             flag = name.replace("_", "-")
             yield f"--{flag} '{value}': use one of {', '.join(choices)}"
+    width = args.ffn_chunk_width
+    if width != "auto" and (type(width) is not int or width < 0):
+        yield f"--ffn-chunk-width '{width}': use auto, 0 or a number of hidden units"
+        return
+    for stack in ("encoder", "decoder"):
+        if ffn_chunk(args, stack):
+            for option in _options_of_fairseqs_layer(args, stack):
+                yield (
+                    f"--ffn-chunk-width {width} can't be honoured with {option}: that is part of "
+                    f"fairseq's own {stack} layer, which computes its FFN in one go"
+                )
 
 
 def _refused_widths(args: argparse.Namespace, layouts: ModelLayouts) -> Iterator[str]:
@@ -284,10 +337,33 @@ def _refused_options(args: argparse.Namespace, layouts: ModelLayouts) -> Iterato
             "DDP sees a shared weight's gradient once per layer; use --ddp-backend legacy_ddp",
         ),
     )
+    yield from _refused_with_the_fused_loss(args)
     for is_given, option, flags, why in rules:
         if flags and is_given():
             name = flags[0].lstrip("-").replace("-", "_")
             yield f"{option} can't be honoured with {flags[0]} '{getattr(args, name)}': {why}"
+
+
+def _refused_with_the_fused_loss(args: argparse.Namespace) -> Iterator[str]:
+    """The fused loss takes the output projection's weight itself, outside the forward pass."""
+    fused = "label_smoothed_cross_entropy_fused"
+    if getattr(args, "criterion", None) != fused:
+        return
+    if getattr(args, "adaptive_softmax_cutoff", None):
+        yield (
+            f"--adaptive-softmax-cutoff can't be honoured with --criterion {fused}: its output "
+            "layer isn't one matrix; use --criterion label_smoothed_cross_entropy"
+        )
+    if getattr(args, "ddp_backend", None) == "fully_sharded":
+        yield (
+            f"--ddp-backend fully_sharded can't be honoured with --criterion {fused}: FSDP gathers "
+            "the output projection in the forward pass only"
+        )
+    if getattr(args, "find_unused_parameters", False) and _processes(args) > 1:
+        yield (
+            f"--find-unused-parameters can't be honoured with --criterion {fused}: DDP would take "
+            "the output projection for unused"
+        )
 
 
 def _processes(args: argparse.Namespace) -> int:

@@ -25,10 +25,12 @@ from fairseq.models.transformer import (
 from fairseq.models.transformer.transformer_legacy import base_architecture
 from fairseq.modules.checkpoint_activations import checkpoint_wrapper
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fairseq_ffn.errors import UserError
 from fairseq_ffn.layouts import ModelLayouts
 from fairseq_ffn.models import flags
+from fairseq_ffn.models.cpu_matmul import CpuMatmul
 from fairseq_ffn.models.shared_state import SharedState
 from fairseq_ffn.modules import LayerPlan, ModulePool, build_decoder_layer, build_encoder_layer
 from fairseq_ffn.modules.attention import use_projections_of
@@ -52,6 +54,12 @@ class TransformerFfnModel(TransformerModel):
         self._shared_state.attach(self)
         #: sharing in the file, when fairseq prunes layers of it while loading
         self._unpruned_state: Optional[SharedState] = None
+        self._cpu_matmul = CpuMatmul(
+            args.cpu_matmul,
+            d_model=args.encoder_embed_dim,
+            d_ff=args.encoder_ffn_embed_dim,
+            vocabulary=len(decoder.dictionary),
+        )
 
     @classmethod
     def add_args(cls, parser: argparse.ArgumentParser) -> None:
@@ -94,14 +102,23 @@ class TransformerFfnModel(TransformerModel):
         plans = _plans(args, "decoder")
         return TransformerFfnDecoder(cfg, tgt_dict, embed_tokens, plans, cfg.no_cross_attention)
 
+    def train(self, mode: bool = True) -> TransformerFfnModel:
+        """As in PyTorch; fairseq calls it before each update, and again before validation."""
+        self._cpu_matmul.training(mode and self.encoder.embed_tokens.weight.device.type == "cpu")
+        return super().train(mode)
+
     def __call__(self, *args, **kwargs):
         """fairseq's forward pass, on a CPU under autocast if ``--cpu-autocast`` says so.
 
         Arguments and result are those of fairseq's Transformer. ``forward`` itself is left alone,
         so that TorchScript can compile it.
         """
-        with _cpu_autocast(self.args.cpu_autocast, self.encoder.embed_tokens.weight.device):
+        with self.arithmetic():
             return super().__call__(*args, **kwargs)
+
+    def arithmetic(self) -> contextlib.AbstractContextManager:
+        """Within it, products are taken as the model's flags say; a loss may need it as well."""
+        return _cpu_autocast(self.args.cpu_autocast, self.encoder.embed_tokens.weight.device)
 
     def upgrade_state_dict_named(self, state_dict: dict, name: str) -> None:
         """Write shared modules out for every layer before fairseq prunes layers by their names."""
@@ -193,6 +210,7 @@ def _plans(args: argparse.Namespace, stack: str) -> Iterator[LayerPlan]:
             ffn_is_shared=group is not None
             and (group.startswith("@") or len(ffn.groups[group]) > 1),
             ffn_comes_later=stack == "decoder" and group in ffn.common,
+            ffn_chunk=flags.ffn_chunk(args, stack),
             self_attn=self_attn.modules[index],
             self_attn_comes_later=stack == "decoder"
             and self_attn.modules[index] in self_attn.common,
@@ -251,7 +269,11 @@ def _prune_layouts(args: argparse.Namespace, layouts: ModelLayouts) -> None:
     flags.layouts_of(args)  # a common group may have lost its last layer in one stack
 
 
-def _cpu_autocast(dtype: str, device: torch.device):
+@contextlib.contextmanager
+def _cpu_autocast(dtype: str, device: torch.device) -> Iterator[None]:
     if dtype == "none" or device.type != "cpu":
-        return contextlib.nullcontext()
-    return torch.autocast("cpu", dtype=getattr(torch, dtype))
+        yield
+        return
+    # the backward pass of PyTorch's fused attention takes three times as long in bfloat16
+    with torch.autocast("cpu", dtype=getattr(torch, dtype)), sdpa_kernel(SDPBackend.MATH):
+        yield
