@@ -29,6 +29,7 @@ CHOICES = {
     "parallel_norm": ("shared", "own"),
     "parallel_scale": ("none", "sqrt"),
     "cpu_autocast": ("none", "bfloat16"),
+    "inference": ("float32", "bfloat16", "int8", "plain"),
 }
 
 #: name in the namespace, default
@@ -40,6 +41,7 @@ DEFAULTS: Tuple[Tuple[str, object], ...] = (
     ("parallel_scale", "none"),
     ("share_ffn_norm", False),
     ("cpu_autocast", "none"),
+    ("inference", "float32"),
 )
 
 
@@ -103,6 +105,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="bfloat16: run the model's forward pass on a CPU under torch.autocast, which is "
         "faster where the CPU has bfloat16 instructions and slower elsewhere; weights, loss and "
         "optimiser stay in float32 (default: none)",
+    )
+    parser.add_argument(
+        "--inference",
+        choices=CHOICES["inference"],
+        help="arithmetic of the matrix products when translating on a CPU (docs/performance.md); "
+        "plain: fairseq's own path. For a trained model: fairseq-generate --model-overrides "
+        "\"{'inference': 'int8'}\" (default: float32)",
     )
 
 
