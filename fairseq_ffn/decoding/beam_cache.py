@@ -11,8 +11,8 @@ each beam has a *slot* that never moves, and every beam knows the slots of its o
     beam 1 sees     x           x       x       slot 1 is nobody's any more
 
 All layers share one mask a step. Beams soon have most of their past in common, so that many slots
-are nobody's any more: when the slots have doubled, those still in use are moved together,
-and a long output costs little more per token than a short one.
+are nobody's any more: now and then those still in use are moved together, so that a long output
+costs little more per token than a short one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ import torch
 from torch import Tensor
 
 #: positions that room is made for at first
-FIRST_POSITIONS = 16
+FIRST_POSITIONS = 32
+#: positions after which slots that nobody sees are looked for, at first and again
+COMPACT_AFTER = 8
 
 
 class BeamCache:
@@ -52,7 +54,7 @@ class BeamCache:
         self._ancestry = torch.empty((sentences, beams, 0), dtype=torch.long, device=like.device)
         self._all = torch.arange(sentences, device=like.device)
         self._new = torch.arange(beams, device=like.device)
-        self._compact_at = 2 * room
+        self._compact_at = COMPACT_AFTER * beams
         self.mask: Optional[Tensor] = None
         self.places: List[Tensor] = []
         self.keys: List[Tensor] = []
@@ -124,7 +126,7 @@ class BeamCache:
         used = torch.zeros((sentences, self._end), dtype=torch.bool, device=self._ancestry.device)
         used.scatter_(1, self._ancestry.view(sentences, -1), True)
         needed = int(used.sum(1).max())
-        if needed <= self._end // 2:
+        if needed < self._end:
             # those in use first, in their order
             slots = used.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :needed]
             index = slots.view(1, 1, sentences, 1, needed, 1)
@@ -136,4 +138,4 @@ class BeamCache:
             flat = self._ancestry.view(sentences, -1)
             self._ancestry = places.gather(1, flat).view_as(self._ancestry)
             self._end = needed
-        self._compact_at = 2 * max(needed, FIRST_POSITIONS * self.beams)
+        self._compact_at = self._end + max(COMPACT_AFTER * self.beams, self._end // 2)

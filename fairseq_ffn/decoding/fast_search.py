@@ -2,9 +2,8 @@
 
 The hypotheses are fairseq's, scores up to rounding. What is different:
 
-* The model's logits are not turned into log-probabilities, copied and masked: of each row the best
-  2K entries are found from the largest of each block of the vocabulary, and the logarithm of the
-  sum is taken off them alone.
+* Scores over the vocabulary are gone through once, a few rows at a time so that they stay in the
+  cache. The best 2K of a row are in those blocks of the vocabulary that have the largest maxima.
 * Which candidate goes on and which is finished is decided in Python on 2K numbers a sentence, read
   in one go, not by a dozen tensor operations.
 
@@ -28,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 #: entries of the vocabulary whose maximum is taken first
 BLOCK = 64
+#: scores that are gone through at a time, 4 MB
+AT_ONCE = 2**20
 
 
 class LogitsEnsemble(EnsembleModel):
@@ -152,18 +153,16 @@ class FastBeamSearch(SequenceGenerator):
                 tokens[:, : step + 1], encoder_outs, states, self.temperature
             )
             if prefix_tokens is not None and step < prefix_tokens.shape[1] and step < max_len:
-                if self._gives_logits:
-                    logits = logits.log_softmax(-1)
-                self._edit(logits, step, max_len, tokens, len(alive), with_prefix=True)
-                logits, tokens, scores = self._prefix_tokens(
-                    step, logits, scores, tokens, prefix_tokens, beam
+                scored = self._log_probabilities(logits, step, max_len, forced=True)
+                scored, tokens, scores = self._prefix_tokens(
+                    step, scored, scores, tokens, prefix_tokens, beam
                 )
-                normaliser = None
+                self._block_repeats(scored, tokens, step)
+                found = largest(scored if step > 0 else scored[::beam], 2 * beam)
             else:
-                normaliser = logits.logsumexp(-1, keepdim=True) if self._gives_logits else None
-                self._edit(logits, step, max_len, tokens, len(alive))
+                found = self._best_of_rows(logits, tokens, step, max_len)
             past = scores[:, step - 1 : step] if step > 0 else None
-            best, words, origins = self._candidates(logits, normaliser, past, len(alive))
+            best, words, origins = self._best_of_sentences(*found, past, len(alive))
             going_on, ended, kept = self._sort(best, words, origins, step, max_len, finished, alive)
             self._finish(step, tokens, scores, ended, finished)
             if not kept:
@@ -183,55 +182,74 @@ class FastBeamSearch(SequenceGenerator):
             for hypotheses in finished
         ]
 
-    def _edit(
-        self,
-        logits: Tensor,
-        step: int,
-        max_len: int,
-        tokens: Tensor,
-        sentences: int,
-        with_prefix: bool = False,
-    ) -> None:
-        """Forbid and penalise words as the options say, in place; ``(rows, V)``."""
-        never = -math.inf
-        logits[:, self.pad] = never
-        if self.unk_penalty != 0.0:
-            logits[:, self.unk] -= self.unk_penalty
-        if step >= max_len:
-            logits[:, : self.eos] = never
-            logits[:, self.eos + 1 :] = never
-        if not with_prefix:
-            if step < self.min_len:
-                logits[:, self.eos] = never
-            if self.token_indices_to_suppress is not None:
-                logits[:, self.token_indices_to_suppress] = never
-        if self.repeat_ngram_blocker is not None:
-            so_far = tokens[:, : step + 1]
-            self.repeat_ngram_blocker(so_far, logits, sentences, self.beam_size, step)
+    def _best_of_rows(
+        self, logits: Tensor, tokens: Tensor, step: int, max_len: int
+    ) -> Tuple[Tensor, Tensor]:
+        """The best 2K words of each row: log-probabilities and words, ``(rows, 2K)`` each.
 
-    def _candidates(
-        self, logits: Tensor, normaliser: Optional[Tensor], past: Optional[Tensor], sentences: int
+        At the first step all beams of a sentence are alike, and only the first is looked at.
+        """
+        beam, count = self.beam_size, 2 * self.beam_size
+        if step == 0:
+            logits, tokens = logits[::beam], tokens[::beam]
+            beam = 1
+        at_once = max(1, AT_ONCE // (logits.shape[1] * beam)) * beam
+        found = []
+        for start in range(0, len(logits), at_once):
+            some = slice(start, start + at_once)
+            scored = self._log_probabilities(logits[some], step, max_len)
+            if step > 0:
+                self._block_repeats(scored, tokens[some], step)
+            best, words = largest(scored, count)
+            if bool(best.isnan().any()):  # as in fairseq, what isn't a number is never chosen
+                best, words = largest(scored.nan_to_num(-math.inf, math.inf, -math.inf), count)
+            found.append((best, words))
+        if len(found) == 1:
+            return found[0]
+        return torch.cat([best for best, _ in found]), torch.cat([words for _, words in found])
+
+    def _log_probabilities(
+        self, logits: Tensor, step: int, max_len: int, forced: bool = False
+    ) -> Tensor:
+        """Of the next word, ``(rows, V)``, with words forbidden and penalised as the options say."""
+        never = -math.inf
+        scored = logits.log_softmax(-1) if self._gives_logits else logits
+        scored[:, self.pad] = never
+        if self.unk_penalty != 0.0:
+            scored[:, self.unk] -= self.unk_penalty
+        if step >= max_len:
+            scored[:, : self.eos] = never
+            scored[:, self.eos + 1 :] = never
+        if not forced:
+            if step < self.min_len:
+                scored[:, self.eos] = never
+            if self.token_indices_to_suppress is not None:
+                scored[:, self.token_indices_to_suppress] = never
+        return scored
+
+    def _block_repeats(self, scored: Tensor, tokens: Tensor, step: int) -> None:
+        """``--no-repeat-ngram-size``, in place.
+
+        fairseq gives its blocker the padding after the tokens, too, and then nothing is ever
+        blocked on a CPU (facebookresearch/fairseq issues 4709 and 5206).
+        """
+        if self.repeat_ngram_blocker is not None:
+            sentences = len(scored) // self.beam_size
+            so_far = tokens[:, : step + 1]
+            self.repeat_ngram_blocker(so_far, scored, sentences, self.beam_size, step)
+
+    def _best_of_sentences(
+        self, best: Tensor, words: Tensor, past: Optional[Tensor], sentences: int
     ) -> Tuple[List[List[float]], List[List[int]], List[List[int]]]:
         """The best 2K continuations of each sentence: scores, words, and beams they go on from.
 
         Args:
-            logits: ``(rows, V)``.
-            normaliser: ``(rows, 1)``, to be taken off, or None.
-            past: ``(rows, 1)``, scores so far, or None at the first step, when all beams are alike.
+            best: log-probabilities of the best 2K words of each row.
+            words: these words.
+            past: ``(rows, 1)``, scores so far, or None at the first step.
             sentences: B.
         """
         beam, count = self.beam_size, 2 * self.beam_size
-        if normaliser is not None:
-            odd = ~normaliser.isfinite()
-            if bool(odd.any()):  # as fairseq: not a number is never chosen
-                logits = logits.masked_fill(odd, -math.inf)
-                normaliser = normaliser.masked_fill(odd, 0.0)
-        if past is None:
-            logits = logits[::beam]
-            normaliser = None if normaliser is None else normaliser[::beam]
-        best, words = largest(logits, count)
-        if normaliser is not None:
-            best = best - normaliser
         if past is None:
             return best.tolist(), words.tolist(), [[0] * count] * sentences
         best, places = (best + past).view(sentences, beam * count).topk(count, dim=1)

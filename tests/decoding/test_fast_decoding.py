@@ -100,8 +100,6 @@ OPTIONS = {
     "limit of length": {"max_len_a": 0.5, "max_len_b": 1},
     "forced length": {"max_len_b": 40, "min_len": 40},
     "temperature": {"temperature": 1.7},
-    "no repeated pairs": {"no_repeat_ngram_size": 2},
-    "no repeated words": {"no_repeat_ngram_size": 1},
     "diverse beams": {"diverse_beam_groups": 2},
     "diverse siblings": {"diversity_rate": 0.5},
     "sampling": {"sampling": True, "sampling_topk": 5},
@@ -117,6 +115,21 @@ def test_every_option_of_the_search(name):
         assert_same(search([one], path, **OPTIONS[name]), plain)
 
 
+@pytest.mark.parametrize("prefix", [None, [[5, 6], [5, 6], [7, 8], [9, 9], [9, 8]]])
+@pytest.mark.parametrize("size", [2, 3])
+def test_no_repeated_sequences_of_words(size, prefix):
+    """fairseq's own search doesn't block on a CPU unless its blocker is given the tokens alone."""
+    one = model("baseline, pre-norm")
+    options = {"no_repeat_ngram_size": size, "prefix": prefix and torch.tensor(prefix)}
+    fast = search([one], **options)
+    for sentence in fast:
+        for hypothesis in sentence:
+            words = hypothesis["tokens"].tolist()
+            runs = [tuple(words[place : place + size]) for place in range(len(words) + 1 - size)]
+            assert len(set(runs)) == len(runs)
+    assert_same(fast, search([one], "plain", mend_blocker=True, **options))
+
+
 @pytest.mark.parametrize(
     "prefix",
     [
@@ -125,7 +138,7 @@ def test_every_option_of_the_search(name):
         [[5, 6, 7], [8, 1, 1], [11, 12, 2], [13, 2, 1], [3, 17, 1]],
     ],
 )
-@pytest.mark.parametrize("more", [{}, {"no_repeat_ngram_size": 2, "min_len": 4}])
+@pytest.mark.parametrize("more", [{}, {"min_len": 4, "unkpen": 1.0}])
 def test_prefixes_also_of_different_length_and_with_an_end(prefix, more):
     one = model("baseline")
     prefix = torch.tensor(prefix)
@@ -196,7 +209,7 @@ def test_a_prepared_model_keeps_its_names_and_scores_as_before():
     assert torch.allclose(logits(one, batch()), expected, atol=1e-6)
     assert one.decoder.layers is one.decoder.plain.layers
     one.prepare_for_inference_(settings())
-    assert is_fast(one) and not is_fast(one.decoder.plain)
+    assert is_fast(one) and not isinstance(one.decoder.plain, fast_model.FastDecoder)
     assert list(one.state_dict()) == list(before)
 
 
