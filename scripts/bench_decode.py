@@ -26,6 +26,7 @@ import torch
 from fairseq.dataclass.configs import FairseqConfig
 from omegaconf import OmegaConf
 
+from fairseq_ffn.cli.arguments import positive
 from fairseq_ffn.decoding.candidates import (
     LoadedModel,
     build_untrained,
@@ -57,10 +58,11 @@ class Engines:
     Args:
         size: of the architectures.
         folder: for exported models.
+        batches: in place of each row's own number.
     """
 
-    def __init__(self, size: str, folder: Path):
-        self.size, self.folder = size, folder
+    def __init__(self, size: str, folder: Path, batches: Optional[int] = None):
+        self.size, self.folder, self.batches = size, folder, batches
         self.task = task_of_size(VOCABULARY)
         self.clock = Clock(DEVICE)
         self._plain: Dict[str, LoadedModel] = {}
@@ -152,6 +154,7 @@ def compare(
 ) -> Dict[str, Any]:
     """Interleaved; tokens/s, encoder's share and all ratios."""
     dictionary = engines.task.source_dictionary
+    count = engines.batches or count
     batches = random_batches(dictionary, [source], batch_size, count, DEVICE)
     run = Interleaved([Candidate(*one) for one in candidates.items()], batches, rounds)
     run.run(engines.clock, warmup=1)
@@ -322,6 +325,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--rows", help=f"some of {','.join(ROWS)} (default: all)")
     parser.add_argument("--size", default="big", help="of the architectures (default: big)")
     parser.add_argument("--output", default="runs/bench_decode", help="folder of the results")
+    parser.add_argument("--batches", type=positive, help="a row (default: its own number)")
     args = parser.parse_args(arguments)
     names = args.rows.split(",") if args.rows else list(ROWS)
     for name in names:
@@ -331,7 +335,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     output = Path(args.output) / args.size
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        engines = Engines(args.size, Path(folder))
+        engines = Engines(args.size, Path(folder), args.batches)
         for name in names:
             path = output / f"{name}.json"
             if path.exists():
