@@ -24,8 +24,9 @@ from torch import Tensor
 
 #: positions that room is made for at first
 FIRST_POSITIONS = 32
-#: positions after which slots that nobody sees are looked for, at first and again
-COMPACT_AFTER = 8
+#: positions after which slots that nobody sees are looked for, at first and again: for a single
+#: sentence, and for several, where attention is a small part of the work
+COMPACT_AFTER = (8, 32)
 
 
 class BeamCache:
@@ -54,7 +55,8 @@ class BeamCache:
         self._ancestry = torch.empty((sentences, beams, 0), dtype=torch.long, device=like.device)
         self._all = torch.arange(sentences, device=like.device)
         self._new = torch.arange(beams, device=like.device)
-        self._compact_at = COMPACT_AFTER * beams
+        self._patience = COMPACT_AFTER[sentences > 1] * beams
+        self._compact_at = self._patience
         self.mask: Optional[Tensor] = None
         self.places: List[Tensor] = []
         self.keys: List[Tensor] = []
@@ -129,13 +131,11 @@ class BeamCache:
         if needed < self._end:
             # those in use first, in their order
             slots = used.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :needed]
-            index = slots.view(1, 1, sentences, 1, needed, 1)
-            shape = list(self._cache.shape)
-            shape[4] = needed
-            moved = self._cache.gather(4, index.expand(shape))
-            self._cache[:, :, :, :, :needed] = moved
+            for sentence, chosen in enumerate(slots):
+                own = self._cache[:, :, sentence]
+                own[:, :, :, :needed] = own.index_select(3, chosen)
             places = used.cumsum(1) - 1
             flat = self._ancestry.view(sentences, -1)
             self._ancestry = places.gather(1, flat).view_as(self._ancestry)
             self._end = needed
-        self._compact_at = self._end + max(COMPACT_AFTER * self.beams, self._end // 2)
+        self._compact_at = self._end + max(self._patience, self._end // 2)

@@ -314,6 +314,13 @@ def prepare(model: Any, cfg: Any, level: int = logging.INFO) -> None:
     del before
 
 
+def arithmetic_of(model: Any) -> str:
+    """In what the model's matrix products are done, such as ``float32`` or ``int8``."""
+    if isinstance(model.decoder, FastDecoder):
+        return model.args.inference
+    return str(next(model.parameters()).dtype).replace("torch.", "")
+
+
 def restore(model: Any) -> None:
     """Take the fast encoder and decoder away."""
     if isinstance(model.encoder, FastEncoder):

@@ -211,7 +211,7 @@ class FastBeamSearch(SequenceGenerator):
     def _log_probabilities(
         self, logits: Tensor, step: int, max_len: int, forced: bool = False
     ) -> Tensor:
-        """Of the next word, ``(rows, V)``, with words forbidden and penalised as the options say."""
+        """Of the next word, ``(rows, V)``; words are forbidden and penalised by the options."""
         never = -math.inf
         scored = logits.log_softmax(-1) if self._gives_logits else logits
         scored[:, self.pad] = never

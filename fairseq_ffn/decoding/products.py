@@ -37,7 +37,7 @@ class Kernel:
         name: for the log.
         pack: ``(weight, bias or None, relu, rows)`` to a product; ``rows`` are expected.
         tolerance: largest error, as part of the largest result, that its rounding explains.
-        copies: bytes a weight takes besides the model's own four.
+        copies: bytes a weight takes besides the model's own four; 0 if it uses these.
     """
 
     name: str
@@ -181,6 +181,7 @@ class ProductPool:
         self._products: Dict[Hashable, Product] = {}
         #: weights that were packed
         self.weights = 0
+        self._bytes = 0.0
 
     def rows_of(self, linears: Sequence[nn.Linear], relu: bool = False) -> Product:
         """One product for linears that read the same input; results side by side."""
@@ -199,16 +200,22 @@ class ProductPool:
         if key not in self._products:
             weights = [linear.weight.detach() for linear in linears]
             biases = [None if linear.bias is None else linear.bias.detach() for linear in linears]
-            weight, bias = weights[0], biases[0]
+            weight, bias, copies = weights[0], biases[0], self.kernel.copies
             if len(weights) > 1 and how == "rows":
                 weight, bias = torch.cat(weights), torch.cat(biases)
+                if copies == 0:  # no copy: the model's own weights become parts of this one
+                    sizes = [len(one) for one in weights]
+                    for linear, part in zip(linears, weight.split(sizes)):
+                        linear.weight.data = part
             elif len(weights) > 1:
                 weight, bias = torch.cat(weights, dim=1), torch.stack(biases).sum(0)
+                copies = copies or 4
             self._products[key] = self.kernel.pack(weight, bias, relu, self.rows)
             self.weights += weight.numel()
+            self._bytes += weight.numel() * copies
         return self._products[key]
 
     @property
     def megabytes(self) -> float:
         """What the packed weights take, in 10^6 bytes."""
-        return self.weights * self.kernel.copies / 1e6
+        return self._bytes / 1e6

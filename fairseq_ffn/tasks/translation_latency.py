@@ -22,6 +22,7 @@ from fairseq.tasks.translation import TranslationConfig
 from omegaconf import II
 
 from fairseq_ffn.decoding.empty_sets import refuse_empty_set
+from fairseq_ffn.decoding.fast_model import arithmetic_of
 from fairseq_ffn.decoding.measured_generator import decode, measured
 from fairseq_ffn.decoding.model_facts import architecture_of, parameters_of
 from fairseq_ffn.errors import UserError
@@ -160,7 +161,7 @@ class TranslationLatencyTask(TranslationFastTask):
         self._protocol = Protocol(
             device=device_name(parameter.device),
             threads=torch.get_num_threads(),
-            dtype=str(parameter.dtype).replace("torch.", ""),
+            dtype=arithmetic_of(models[0]),
             batch_size=self._batch_size,
             max_tokens=self._max_tokens,
             beam=args.beam,
