@@ -24,6 +24,7 @@ import torch
 from fairseq import utils
 from torch import Tensor, nn
 
+from fairseq_ffn.decoding import products
 from fairseq_ffn.decoding.beam_cache import BeamCache
 from fairseq_ffn.decoding.products import ProductPool
 
@@ -132,7 +133,10 @@ class Strand:
         self.only = branches[0] if len(branches) == 1 and not fused else None
         self.sizes = [sum(len(one.weight) for one in branch.reads) for branch in branches]
         self.read = pool.rows_of(reads, relu=fused)
-        self.write = pool.columns_of([branch.write for branch in branches])
+        if fused and branches[0].write.weight.numel() >= products.WIDE:
+            self.write = pool.active_columns_of(branches[0].write)
+        else:
+            self.write = pool.columns_of([branch.write for branch in branches])
 
     def __call__(self, u: Tensor, now: Pass) -> Tensor:
         h = self.read(u)

@@ -29,6 +29,15 @@ TIMED_BYTES = 64e6
 TIMED_ROUNDS = 3
 
 
+#: weights from which on it is worth looking which of the inputs are 0 (a wide FFN's second matrix)
+WIDE = 2**23
+#: part of the inputs that may be other than 0: fetching their weights costs several times what
+#: multiplying with packed ones does
+FEW = 0.1
+#: inputs that are looked at first
+SAMPLED = 1024
+
+
 @dataclass(frozen=True)
 class Kernel:
     """A way to multiply.
@@ -167,6 +176,28 @@ def _compare(kernel: Kernel, product: Product, weight: Tensor, x: Tensor) -> Non
         raise RuntimeError(f"its result is off by {float(error):.1g}")
 
 
+def _active_columns(by_unit: Tensor, bias: Optional[Tensor], product: Product) -> Product:
+    """Leaves out what is multiplied by 0, if that is nearly all; else ``product``.
+
+    Args:
+        by_unit: ``(in, out)``, so that what belongs to an input column lies together.
+        bias: ``(out,)``.
+        product: with all columns.
+    """
+
+    def multiply(h: Tensor) -> Tensor:
+        # a few columns tell whether it is worth looking at all
+        if float((h[:, :SAMPLED].amax(0) > 0).float().mean()) > 2 * FEW:
+            return product(h)
+        active = (h.amax(0) > 0).nonzero().squeeze(1)
+        if len(active) > FEW * h.shape[1]:
+            return product(h)
+        y = h.index_select(1, active).float() @ by_unit.index_select(0, active)
+        return (y if bias is None else y.add_(bias)).to(h.dtype)
+
+    return multiply
+
+
 class ProductPool:
     """The products of a model; weights that several layers use are packed once.
 
@@ -195,6 +226,16 @@ class ProductPool:
         """Several layers use it."""
         return self._uses.get(id(linear.weight), 0) > 1
 
+    def active_columns_of(self, linear: nn.Linear) -> Product:
+        """The product for inputs of which ReLU may have left few columns other than 0."""
+        key = ("active", id(linear.weight))
+        if key not in self._products:
+            by_unit = linear.weight.detach().t().contiguous()
+            linear.weight.data = by_unit.t()  # no second copy
+            bias = None if linear.bias is None else linear.bias.detach()
+            self._products[key] = _active_columns(by_unit, bias, self.columns_of([linear]))
+        return self._products[key]
+
     def _get(self, how: str, linears: Sequence[nn.Linear], relu: bool) -> Product:
         key = (how, relu, *(id(linear.weight) for linear in linears))
         if key not in self._products:
@@ -210,6 +251,8 @@ class ProductPool:
             elif len(weights) > 1:
                 weight, bias = torch.cat(weights, dim=1), torch.stack(biases).sum(0)
                 copies = copies or 4
+            if copies:
+                weight = weight.contiguous()
             self._products[key] = self.kernel.pack(weight, bias, relu, self.rows)
             self.weights += weight.numel()
             self._bytes += weight.numel() * copies

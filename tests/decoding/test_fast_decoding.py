@@ -157,6 +157,26 @@ def test_other_sentences_and_batches(seed):
         assert_same(search([one], path, seed=seed, lengths=lengths), plain)
 
 
+@pytest.mark.parametrize("few", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("name", ["one wide", "baseline, pre-norm", "one wide, parallel"])
+@pytest.mark.parametrize("kernel", [0, 1])
+def test_hidden_units_that_are_zero_are_left_out(name, few, kernel, monkeypatch):
+    """Exactly, whether some, few or all units may be left out."""
+    monkeypatch.setattr(products, "WIDE", 1)
+    monkeypatch.setattr(products, "FEW", few)
+    monkeypatch.setitem(products.KERNELS, "float32", products.KERNELS["float32"][kernel:][:1])
+    left_out = []
+    real = products._active_columns
+
+    def noted(by_unit, bias, product):
+        return real(by_unit, bias, lambda h: left_out.append(False) or product(h))
+
+    monkeypatch.setattr(products, "_active_columns", noted)
+    one = model(name)
+    assert_same(search([one]), search([one], "plain"))
+    assert bool(left_out) == (few < 1.0)
+
+
 def test_ensembles_of_our_models_and_with_one_of_fairseq():
     ours = [model("baseline"), model("one wide")]
     assert_same(search(ours), search(ours, "plain"))

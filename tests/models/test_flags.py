@@ -300,6 +300,7 @@ class TestCommandLine:
             *("--decoder-cross-attn-layout", "cycle-rev:3", "--encoder-block", "parallel"),
             *("--decoder-block", "parallel-cross-ffn", "--parallel-norm", "own"),
             *("--parallel-scale", "sqrt", "--share-ffn-norm", "--cpu-autocast", "bfloat16"),
+            *("--inference", "int8"),
             *("--encoder-normalize-before", "--decoder-normalize-before"),
         )
         assert {name: getattr(args, name) for name, _ in flags_module.DEFAULTS} == {
@@ -314,6 +315,7 @@ class TestCommandLine:
             "parallel_scale": "sqrt",
             "share_ffn_norm": True,
             "cpu_autocast": "bfloat16",
+            "inference": "int8",
         }
 
     def test_defaults(self):
