@@ -24,6 +24,7 @@ from fairseq_ffn.decoding.candidates import (
     task_of_data,
     task_of_size,
 )
+from fairseq_ffn.decoding.fast_model import arithmetic_of
 from fairseq_ffn.errors import UserError
 from fairseq_ffn.files import write_json
 from fairseq_ffn.latency.break_even import BreakEven, break_even
@@ -32,6 +33,8 @@ from fairseq_ffn.latency.comparison import Interleaved, Ratio
 from fairseq_ffn.latency.comparison_record import SCHEMA
 from fairseq_ffn.latency.interruption import unwind_on_sigterm
 from fairseq_ffn.latency.machine import device_name, machine, versions
+from fairseq_ffn.models.flags import CHOICES
+from fairseq_ffn.models.transformer_ffn import TransformerFfnModel
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +141,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave the weights where they lie in memory; by default they move between rounds (CPU "
         "only), since where they lie can make a per cent",
     )
+    protocol.add_argument(
+        "--inference",
+        choices=CHOICES["inference"],
+        help="arithmetic of our models on a CPU (docs/performance.md; default: the checkpoint's)",
+    )
     protocol.add_argument("--fp16", action="store_true", help="half precision (GPU)")
     protocol.add_argument("--cpu", action="store_true", help="use the CPU even if there is a GPU")
     protocol.add_argument(
@@ -164,6 +172,8 @@ def _compare(args: argparse.Namespace) -> None:
     loaded = _load(args)
     for model in loaded:
         model.to_device(device, args.fp16)
+        if args.inference is not None and isinstance(model.model, TransformerFfnModel):
+            model.model.args.inference = args.inference
         facts = model.facts()
         logger.info(
             f"{model.name}: {facts['arch']}, {facts['parameters']['total'] / 1e6:.1f}M parameters"
@@ -212,7 +222,7 @@ def _compare(args: argparse.Namespace) -> None:
             "protocol": {
                 "device": device_name(device),
                 "threads": torch.get_num_threads(),
-                "dtype": "float16" if args.fp16 else "float32",
+                "dtype": ", ".join(sorted({arithmetic_of(one.model) for one in loaded})),
                 "beam": args.beam,
                 "rounds": args.rounds,
                 "warmup": args.warmup,

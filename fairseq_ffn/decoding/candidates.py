@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -18,6 +18,8 @@ from fairseq.models.nat import FairseqNATModel
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from omegaconf import OmegaConf
 
+from fairseq_ffn.decoding.fast_model import FastDecoder, prepare
+from fairseq_ffn.decoding.fast_search import search_class
 from fairseq_ffn.decoding.measured_generator import decode, measured
 from fairseq_ffn.decoding.model_facts import architecture_of, parameters_of
 from fairseq_ffn.decoding.sets import check_set
@@ -55,6 +57,9 @@ class LoadedModel:
     model: Any
     #: as ``--arch`` takes it, if the model doesn't know it
     arch: Optional[str] = None
+    _config: Any = field(default=None, repr=False)
+    _clock: Optional[Clock] = field(default=None, repr=False)
+    _generator: Any = field(default=None, repr=False)
 
     def facts(self) -> Dict[str, Any]:
         """For the record."""
@@ -90,6 +95,9 @@ class LoadedModel:
             copy = copies[tensor.untyped_storage().data_ptr()]
             place = (tensor.storage_offset(), tensor.size(), tensor.stride())
             tensor.data = torch.empty(0, dtype=tensor.dtype).set_(copy, *place)
+        if self._config is not None and isinstance(self.model.decoder, FastDecoder):
+            prepare(self.model, self._config, level=logging.DEBUG)  # packs them anew
+            self._build_generator(logging.DEBUG)
 
     def candidate(self, search: Search, clock: Clock) -> Candidate:
         """The model as something that decodes batches."""
@@ -101,9 +109,17 @@ class LoadedModel:
             config.generation.max_len_a = 0
             config.generation.max_len_b = search.force_length
             config.generation.min_len = search.force_length
+        self._config, self._clock = config, clock
         self.model.prepare_for_inference_(config)
-        generator = measured(self.task.build_generator([self.model], config.generation), clock)
-        return Candidate(self.name, lambda sample: decode(generator, [self.model], sample))
+        self._build_generator()
+        return Candidate(self.name, lambda sample: decode(self._generator, [self.model], sample))
+
+    def _build_generator(self, level: int = logging.INFO) -> None:
+        """As ``--task translation_latency`` does."""
+        options, models = self._config.generation, [self.model]
+        kind = search_class(options, models, len(self.task.target_dictionary), level)
+        generator = self.task.build_generator(models, options, seq_gen_cls=kind)
+        self._generator = measured(generator, self._clock)
 
 
 def load_checkpoints(

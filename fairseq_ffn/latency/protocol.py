@@ -16,7 +16,7 @@ class Protocol:
     Args:
         device: ``cpu``, or the name of the GPU.
         threads: CPU threads of PyTorch.
-        dtype: of the weights, ``float32`` or ``float16``.
+        dtype: of the matrix products: ``float32``, ``float16``, ``bfloat16`` or ``int8``.
         batch_size: sentences a batch at most, or None if batches are made by tokens.
         max_tokens: source tokens a batch at most, or None.
         beam: beam size.

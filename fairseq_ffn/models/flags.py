@@ -29,6 +29,7 @@ CHOICES = {
     "parallel_scale": ("none", "sqrt"),
     "cpu_autocast": ("none", "bfloat16"),
     "cpu_matmul": ("default", "onednn", "auto"),
+    "inference": ("float32", "bfloat16", "int8", "plain"),
 }
 
 #: name in the namespace, default
@@ -42,6 +43,7 @@ DEFAULTS: Tuple[Tuple[str, object], ...] = (
     ("ffn_chunk_width", "auto"),
     ("cpu_autocast", "none"),
     ("cpu_matmul", "default"),
+    ("inference", "float32"),
 )
 
 
@@ -114,6 +116,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="library for float32 matrix products while training on a CPU: PyTorch's default; "
         "onednn, twice as fast on some AMD CPUs with AVX-512; auto: measured once on this machine "
         "(default: default)",
+    )
+    parser.add_argument(
+        "--inference",
+        choices=CHOICES["inference"],
+        help="arithmetic of the matrix products when translating on a CPU (docs/performance.md); "
+        "plain: fairseq's own path. For a trained model: fairseq-generate --model-overrides "
+        "\"{'inference': 'int8'}\" (default: float32)",
     )
 
 

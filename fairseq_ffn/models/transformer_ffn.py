@@ -120,6 +120,14 @@ class TransformerFfnModel(TransformerModel):
         """Within it, products are taken as the model's flags say; a loss may need it as well."""
         return _cpu_autocast(self.args.cpu_autocast, self.encoder.embed_tokens.weight.device)
 
+    def prepare_for_inference_(self, cfg) -> None:
+        """fairseq's, then the fast encoder and decoder where they can be used (``--inference``)."""
+        # here, since what is imported reads this package's layers
+        from fairseq_ffn.decoding.fast_model import prepare
+
+        super().prepare_for_inference_(cfg)
+        prepare(self, cfg)
+
     def upgrade_state_dict_named(self, state_dict: dict, name: str) -> None:
         """Write shared modules out for every layer before fairseq prunes layers by their names."""
         super().upgrade_state_dict_named(state_dict, name)

@@ -1,3 +1,3 @@
 """Tasks of this plugin; importing registers them with fairseq."""
 
-from fairseq_ffn.tasks import translation_latency  # noqa: F401  (registers)
+from fairseq_ffn.tasks import translation_fast, translation_latency  # noqa: F401  (register)

@@ -18,9 +18,10 @@ import torch
 from fairseq import utils
 from fairseq.data import iterators
 from fairseq.tasks import register_task
-from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from fairseq.tasks.translation import TranslationConfig
 from omegaconf import II
 
+from fairseq_ffn.decoding.fast_model import arithmetic_of
 from fairseq_ffn.decoding.measured_generator import decode, measured
 from fairseq_ffn.decoding.model_facts import architecture_of, parameters_of
 from fairseq_ffn.decoding.sets import check_set
@@ -32,6 +33,7 @@ from fairseq_ffn.latency.machine import device_name, machine, versions
 from fairseq_ffn.latency.measurement import Decoded, Measurement
 from fairseq_ffn.latency.protocol import Protocol, spread_over
 from fairseq_ffn.latency.record import build_record, summary
+from fairseq_ffn.tasks.translation_fast import TranslationFastTask
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +72,7 @@ class TranslationLatencyConfig(TranslationConfig):
 
 
 @register_task("translation_latency", dataclass=TranslationLatencyConfig)
-class TranslationLatencyTask(TranslationTask):
+class TranslationLatencyTask(TranslationFastTask):
     """Translation whose decoding is timed; hypotheses and output are those of ``translation``.
 
     Works with any model of fairseq that translates, and with ensembles (``--path a.pt:b.pt``).
@@ -146,7 +148,7 @@ class TranslationLatencyTask(TranslationTask):
         return _IteratorWithEnd(iterator, self._repeat_and_report)
 
     def build_generator(self, models: Sequence[Any], args: Any, *rest: Any, **kwargs: Any) -> Any:
-        """fairseq's generator, which counts its steps and times its encoder; already warm."""
+        """That of ``translation_fast``, which counts steps and times its encoder; already warm."""
         if self.cfg.latency_threads:
             torch.set_num_threads(self.cfg.latency_threads)
         parameter = next(models[0].parameters())
@@ -159,7 +161,7 @@ class TranslationLatencyTask(TranslationTask):
         self._protocol = Protocol(
             device=device_name(parameter.device),
             threads=torch.get_num_threads(),
-            dtype=str(parameter.dtype).replace("torch.", ""),
+            dtype=arithmetic_of(models[0]),
             batch_size=self._batch_size,
             max_tokens=self._max_tokens,
             beam=args.beam,

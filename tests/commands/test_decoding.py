@@ -266,3 +266,19 @@ class TestAverage:
         out = lab.generate(self.averaged(lab) / "mean.pt", "--beam", 4).out
         assert sorted(hypotheses(out)) == list(range(30))
         assert result_lines(out) != result_lines(lab.generated("one_wide"))
+
+
+def test_arithmetic_is_chosen_by_an_override_and_the_log_says_what_is_done(lab):
+    checkpoint = lab.trained("one_wide") / "checkpoint_last.pt"
+    results = {}
+    for inference in ("int8", "plain"):
+        options = ["--model-overrides", f"{{'inference': '{inference}'}}", "--beam", 4]
+        results[inference] = lab.generate(checkpoint, "--task", "translation_fast", *options)
+        assert len(hypotheses(results[inference].out)) == 30
+    said = results["int8"].out + results["int8"].err
+    assert "decoding: fast model, int8" in said and "decoding: fast beam search" in said
+    said = results["plain"].out + results["plain"].err
+    assert "decoding: plain model, since inference is 'plain'" in said
+    assert hypotheses(results["plain"].out) == hypotheses(lab.generated("one_wide"))
+    refused = lab.generate(checkpoint, "--model-overrides", "{'inference': 'int4'}", fails=True)
+    assert "--inference 'int4': use one of float32, bfloat16, int8, plain" in refused.error_line()

@@ -19,9 +19,9 @@ CPU = torch.device("cpu")
 
 
 def places(model):
-    """Where each parameter lies, by all of its names."""
+    """Where each parameter lies, by all of its names, also once it is prepared for inference."""
     return {
-        name: parameter.data_ptr()
+        name.replace(".plain.", "."): parameter.data_ptr()
         for name, parameter in model.named_parameters(remove_duplicate=False)
     }
 

@@ -301,6 +301,7 @@ class TestCommandLine:
             *("--decoder-block", "parallel-cross-ffn", "--parallel-norm", "own"),
             *("--parallel-scale", "sqrt", "--share-ffn-norm", "--cpu-autocast", "bfloat16"),
             *("--ffn-chunk-width", "512", "--cpu-matmul", "auto"),
+            *("--inference", "int8"),
             *("--encoder-normalize-before", "--decoder-normalize-before"),
         )
         assert {name: getattr(args, name) for name, _ in flags_module.DEFAULTS} == {
@@ -317,6 +318,7 @@ class TestCommandLine:
             "ffn_chunk_width": 512,
             "cpu_autocast": "bfloat16",
             "cpu_matmul": "auto",
+            "inference": "int8",
         }
 
     def test_defaults(self):

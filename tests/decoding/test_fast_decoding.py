@@ -1,0 +1,306 @@
+"""The fast path gives what the plain path gives: models, layouts, options of the search."""
+
+from __future__ import annotations
+
+import copy
+import logging
+
+import pytest
+import torch
+from fairseq.tasks.translation import TranslationConfig
+from helpers import PRE_NORM, SMALL, batch, built_at_random, logits
+from models.sharing_cases import CASES
+
+from decoding.searches import CONFIG, WORDS, assert_same, is_fast, search, settings
+from fairseq_ffn.decoding import fast_model, products
+from fairseq_ffn.tasks.translation_fast import TranslationFastTask
+
+SINGLE = torch.float32
+MODELS = {
+    "baseline": ("transformer_ffn_tiny", {}),
+    "baseline, pre-norm": ("transformer_ffn_tiny", PRE_NORM),
+    "no FFN in the decoder": ("transformer_ffn_tiny_shared_enc_no_dec", {}),
+    "one wide": ("transformer_ffn_tiny_one_wide", {"encoder_ffn_embed_dim": 144}),
+    "one wide, pre-norm": (
+        "transformer_ffn_tiny_one_wide",
+        {"encoder_ffn_embed_dim": 144, **PRE_NORM},
+    ),
+    "no FFN at all": ("transformer_ffn_tiny_no_enc_no_dec", {}),
+    "parallel": ("transformer_ffn_tiny_parallel", {}),
+    "parallel, pre-norm": ("transformer_ffn_tiny_parallel", PRE_NORM),
+    "parallel, own norms, scaled": (
+        "transformer_ffn_tiny_parallel",
+        {**PRE_NORM, "parallel_norm": "own", "parallel_scale": "sqrt"},
+    ),
+    "parallel, scaled": ("transformer_ffn_tiny_parallel", {"parallel_scale": "sqrt"}),
+    "one wide, parallel": (
+        "transformer_ffn_tiny_one_wide_parallel",
+        {"encoder_ffn_embed_dim": 144},
+    ),
+    "cross-attention beside the FFN": (
+        "transformer_ffn_tiny",
+        {"decoder_block": "parallel-cross-ffn", **PRE_NORM},
+    ),
+    "cross-attention beside the FFN, own norms, scaled": (
+        "transformer_ffn_tiny",
+        {
+            "decoder_block": "parallel-cross-ffn",
+            "parallel_norm": "own",
+            "parallel_scale": "sqrt",
+            **PRE_NORM,
+        },
+    ),
+    "GELU, learned positions": (
+        "transformer_ffn_tiny",
+        {"activation_fn": "gelu", "decoder_learned_pos": True, "encoder_learned_pos": True},
+    ),
+    "no positions, norm of embeddings, no final norm": (
+        "transformer_ffn_tiny",
+        {
+            "no_token_positional_embeddings": True,
+            "layernorm_embedding": True,
+            "no_decoder_final_norm": True,
+            "no_scale_embedding": True,
+            **PRE_NORM,
+        },
+    ),
+}
+POST_NORM = {"encoder_normalize_before": False, "decoder_normalize_before": False}
+
+
+def model(name: str, seed: int = 1):
+    """Small, with random weights."""
+    arch, flags = MODELS[name]
+    return built_at_random(arch, dtype=SINGLE, seed=seed, **{**SMALL, **POST_NORM, **flags})
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("path", ["model", "fast"])
+def test_every_kind_of_model_gives_the_plain_hypotheses(name, path):
+    one = model(name)
+    assert_same(search([one], path), search([one], "plain"))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_kind_of_sharing(name):
+    flags = {"encoder_layers": 4, "decoder_layers": 4, **CASES[name].flags}
+    one = built_at_random("transformer_ffn", dtype=SINGLE, **{**SMALL, **flags})
+    assert_same(search([one]), search([one], "plain"))
+
+
+OPTIONS = {
+    "greedy": {"beam": 1},
+    "beam 2": {"beam": 2},
+    "beam 14, nearly the vocabulary": {"beam": 14},
+    "length penalty": {"lenpen": 2.0},
+    "unnormalised": {"unnormalized": True},
+    "unknown words": {"unkpen": -3.0},
+    "no unknown words": {"unkpen": 1000.0},
+    "least length": {"min_len": 8},
+    "limit of length": {"max_len_a": 0.5, "max_len_b": 1},
+    "forced length": {"max_len_b": 40, "min_len": 40},
+    "temperature": {"temperature": 1.7},
+    "diverse beams": {"diverse_beam_groups": 2},
+    "diverse siblings": {"diversity_rate": 0.5},
+    "sampling": {"sampling": True, "sampling_topk": 5},
+    "length of the source": {"match_source_len": True},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option_of_the_search(name):
+    one = model("baseline, pre-norm")
+    plain = search([one], "plain", **OPTIONS[name])
+    for path in ("model", "fast"):
+        assert_same(search([one], path, **OPTIONS[name]), plain)
+
+
+@pytest.mark.parametrize("prefix", [None, [[5, 6], [5, 6], [7, 8], [9, 9], [9, 8]]])
+@pytest.mark.parametrize("size", [2, 3])
+def test_no_repeated_sequences_of_words(size, prefix):
+    """fairseq's own search doesn't block on a CPU unless its blocker is given the tokens alone."""
+    one = model("baseline, pre-norm")
+    options = {"no_repeat_ngram_size": size, "prefix": prefix and torch.tensor(prefix)}
+    fast = search([one], **options)
+    for sentence in fast:
+        for hypothesis in sentence:
+            words = hypothesis["tokens"].tolist()
+            runs = [tuple(words[place : place + size]) for place in range(len(words) + 1 - size)]
+            assert len(set(runs)) == len(runs)
+    assert_same(fast, search([one], "plain", mend_blocker=True, **options))
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        [[5], [6], [7], [8], [9]],
+        [[5, 6, 7], [8, 9, 10], [11, 12, 2], [13, 14, 15], [16, 17, 18]],
+        [[5, 6, 7], [8, 1, 1], [11, 12, 2], [13, 2, 1], [3, 17, 1]],
+    ],
+)
+@pytest.mark.parametrize("more", [{}, {"min_len": 4, "unkpen": 1.0}])
+def test_prefixes_also_of_different_length_and_with_an_end(prefix, more):
+    one = model("baseline")
+    prefix = torch.tensor(prefix)
+    plain = search([one], "plain", prefix=prefix, **more)
+    for path in ("model", "fast"):
+        assert_same(search([one], path, prefix=prefix, **more), plain)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_other_sentences_and_batches(seed):
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(2, 20, (1 + 3 * seed,), generator=generator).tolist()
+    one = model("baseline", seed=seed + 5)
+    plain = search([one], "plain", seed=seed, lengths=lengths)
+    for path in ("model", "fast"):
+        assert_same(search([one], path, seed=seed, lengths=lengths), plain)
+
+
+@pytest.mark.parametrize("few", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("name", ["one wide", "baseline, pre-norm", "one wide, parallel"])
+@pytest.mark.parametrize("kernel", [0, 1])
+def test_hidden_units_that_are_zero_are_left_out(name, few, kernel, monkeypatch):
+    """Exactly, whether some, few or all units may be left out."""
+    monkeypatch.setattr(products, "WIDE", 1)
+    monkeypatch.setattr(products, "FEW", few)
+    monkeypatch.setitem(products.KERNELS, "float32", products.KERNELS["float32"][kernel:][:1])
+    left_out = []
+    real = products._active_columns
+
+    def noted(by_unit, bias, product):
+        return real(by_unit, bias, lambda h: left_out.append(False) or product(h))
+
+    monkeypatch.setattr(products, "_active_columns", noted)
+    one = model(name)
+    assert_same(search([one]), search([one], "plain"))
+    assert bool(left_out) == (few < 1.0)
+
+
+def test_ensembles_of_our_models_and_with_one_of_fairseq():
+    ours = [model("baseline"), model("one wide")]
+    assert_same(search(ours), search(ours, "plain"))
+    stock = built_at_random("transformer", dtype=SINGLE, seed=4, **SMALL)
+    mixed = [model("baseline"), stock]
+    assert_same(search(mixed), search(mixed, "plain"))
+
+
+def test_alignments_are_those_of_the_plain_path():
+    one = model("baseline")
+    options = {"print_alignment": "hard", "beam": 2}
+    fast, plain = search([one], **options), search([one], "plain", **options)
+    assert_same(fast, plain)
+    alignments = [[h["alignment"] for h in sentence] for sentence in fast]
+    assert alignments == [[h["alignment"] for h in sentence] for sentence in plain]
+    assert any(alignment for sentence in alignments for alignment in sentence)
+
+
+def test_a_translation_does_not_depend_on_its_batch():
+    one = model("baseline")
+    lengths = (6, 4, 7, 3, 9)
+    together = search([one], lengths=lengths)
+    sources = batch(lengths, [3] * len(lengths), seed=3)["src_tokens"]
+    prepared = copy.deepcopy(one)
+    config = settings()
+    prepared.prepare_for_inference_(config)
+    for number, length in enumerate(lengths):
+        sentence = sources[number : number + 1, -length:]
+        alone = _search_sources(prepared, config, sentence)
+        assert_same(alone, together[number : number + 1])
+
+
+def _search_sources(prepared, config, sources):
+    task = TranslationFastTask(TranslationConfig(**CONFIG), WORDS, WORDS)
+    generator = task.build_generator([prepared], config.generation)
+    sizes = torch.tensor([sources.shape[1]] * len(sources))
+    sample = {"net_input": {"src_tokens": sources, "src_lengths": sizes}}
+    return task.inference_step(generator, [prepared], sample)
+
+
+def test_a_prepared_model_keeps_its_names_and_scores_as_before():
+    one = model("one wide")
+    before = {name: value.clone() for name, value in one.state_dict().items()}
+    expected = logits(one, batch())
+    one.prepare_for_inference_(settings())
+    assert is_fast(one)
+    after = one.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert torch.allclose(logits(one, batch()), expected, atol=1e-6)
+    assert one.decoder.layers is one.decoder.plain.layers
+    one.prepare_for_inference_(settings())
+    assert is_fast(one) and not isinstance(one.decoder.plain, fast_model.FastDecoder)
+    assert list(one.state_dict()) == list(before)
+
+
+@pytest.mark.parametrize(
+    ("flags", "generation", "reason"),
+    [
+        ({"inference": "plain"}, {}, "inference is 'plain'"),
+        ({}, {"print_alignment": "hard"}, "--print-alignment"),
+        ({}, {"retain_dropout": True}, "--retain-dropout"),
+        ({}, {"score_reference": True}, "--score-reference"),
+        ({"no_cross_attention": True}, {}, "--no-cross-attention"),
+        ({"cross_self_attention": True}, {}, "--cross-self-attention"),
+        ({"adaptive_softmax_cutoff": "10,20"}, {}, "--adaptive-softmax-cutoff"),
+        ({"decoder_output_dim": 8}, {}, "--decoder-output-dim"),
+        ({"scale_heads": True}, {}, "--scale-heads"),
+        ({"scale_fc": True}, {}, "--scale-fc"),
+    ],
+)
+def test_what_is_not_offered_decodes_on_the_plain_path_and_says_why(
+    flags, generation, reason, caplog
+):
+    one = built_at_random("transformer_ffn", dtype=SINGLE, **{**SMALL, **flags})
+    with caplog.at_level(logging.INFO):
+        one.prepare_for_inference_(settings(**generation))
+    assert not is_fast(one)
+    lines = [record.message for record in caplog.records if "decoding:" in record.message]
+    assert len(lines) == 1 and reason in lines[0]
+
+
+def test_double_precision_stays_double(caplog):
+    one = built_at_random("transformer_ffn", **SMALL)
+    with caplog.at_level(logging.INFO):
+        one.prepare_for_inference_(settings())
+    assert not is_fast(one) and "torch.float64" in caplog.text
+
+
+def test_the_log_says_that_the_fast_path_is_taken(caplog):
+    with caplog.at_level(logging.INFO):
+        search([model("baseline")], "fast")
+    assert "decoding: fast model, float32" in caplog.text
+    assert "decoding: fast beam search" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        search([model("baseline")], "fast", diverse_beam_groups=2)
+    assert "decoding: fairseq's search, because of --diverse-beam-groups" in caplog.text
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+@pytest.mark.parametrize("name", ["baseline", "parallel, pre-norm", "one wide"])
+def test_low_precision_is_close(name, precision):
+    one = model(name)
+    one.args.inference = precision
+    scores = []
+    for path in ("fast", "plain"):
+        hypotheses = search([one], path, beam=1, max_len_b=1, min_len=1)
+        scores.append(torch.stack([h[0]["positional_scores"][0] for h in hypotheses]))
+    difference = (scores[0] - scores[1]).abs().max()
+    assert 0 < difference < 0.3
+
+
+def test_weights_of_several_layers_are_packed_once():
+    flags = {"encoder_ffn_layout": "shared", "decoder_ffn_layout": "shared"}
+    shared, own = (
+        built_at_random("transformer_ffn", dtype=SINGLE, **{**SMALL, **more})
+        for more in (flags, {})
+    )
+    sizes = []
+    for one in (shared, own):
+        pool = products.ProductPool(products.PLAIN, 5, {})
+        for layer in one.encoder.layers:
+            fast_model.encoder_sub_blocks(layer, pool, SINGLE)
+        sizes.append(pool.weights)
+    ffn = 2 * 16 * 24
+    assert sizes[1] - sizes[0] == 2 * ffn
