@@ -29,6 +29,10 @@ TIMED_BYTES = 64e6
 TIMED_ROUNDS = 3
 
 
+#: a model whose largest weight has fewer entries isn't timed: its products take microseconds
+SMALL = 2**20
+#: another kernel than the first must be so much faster, or chance would choose how two runs round
+WORTH_IT = 1.2
 #: weights from which on it is worth looking which of the inputs are 0 (a wide FFN's second matrix)
 WIDE = 2**23
 #: part of the inputs that may be other than 0: fetching their weights costs several times what
@@ -125,6 +129,8 @@ def activations_of(precision: str) -> torch.dtype:
 def fastest(precision: str, weights: Sequence[Tensor], rows: int) -> Tuple[Kernel, str]:
     """The fastest kernel on this machine, and what was measured, for the log.
 
+    The first one that works is taken for small models, and where no other is clearly faster.
+
     Args:
         precision: see :data:`KERNELS`.
         weights: of the model; the largest are used, up to :data:`TIMED_BYTES`.
@@ -154,15 +160,17 @@ def fastest(precision: str, weights: Sequence[Tensor], rows: int) -> Tuple[Kerne
             problems.append(f"{kernel.name}: {' '.join(str(error).split())}")
     if not packed:
         raise RuntimeError("; ".join(problems) or f"no kernel for {precision}")
+    first = next(iter(packed))
+    if len(packed) == 1 or chosen[0].numel() < SMALL:
+        return packed[first][0], ", ".join([first, *problems])
     seconds = {name: float("inf") for name in packed}
-    if len(packed) > 1:
-        for _ in range(TIMED_ROUNDS):
-            for name, (_, products) in packed.items():
-                begin = time.perf_counter()
-                for product, weight in zip(products, chosen):
-                    product(inputs[weight.shape[1]])
-                seconds[name] = min(seconds[name], time.perf_counter() - begin)
-    best = min(packed, key=lambda name: seconds[name])
+    for _ in range(TIMED_ROUNDS):
+        for name, (_, products) in packed.items():
+            begin = time.perf_counter()
+            for product, weight in zip(products, chosen):
+                product(inputs[weight.shape[1]])
+            seconds[name] = min(seconds[name], time.perf_counter() - begin)
+    best = min(packed, key=lambda name: seconds[name] * (1 if name == first else WORTH_IT))
     others = [
         f"{seconds[name] / seconds[best]:.1f}x as fast as {name}" for name in packed if name != best
     ]

@@ -128,6 +128,7 @@ def test_a_kernel_that_is_wrong_or_missing_is_not_chosen_and_the_fastest_right_o
     wrong = products.Kernel("wrong", _wrong, 1e-5, 0)
     missing = products.Kernel("missing", _missing, 1e-5, 0)
     quick = products.Kernel("quick", _instant, 1e-5, 0)
+    monkeypatch.setattr(products, "SMALL", 0)
     monkeypatch.setitem(products.KERNELS, "float32", (products.PLAIN, wrong, missing))
     kernel, said = products.fastest("float32", weights, 5)
     assert kernel is products.PLAIN
@@ -135,6 +136,8 @@ def test_a_kernel_that_is_wrong_or_missing_is_not_chosen_and_the_fastest_right_o
     monkeypatch.setitem(products.KERNELS, "float32", (products.PLAIN, quick))
     kernel, said = products.fastest("float32", weights, 64)
     assert kernel is quick and "as fast as F.linear" in said
+    monkeypatch.setattr(products, "SMALL", 2**20)
+    assert products.fastest("float32", weights, 64)[0] is products.PLAIN
     monkeypatch.setitem(products.KERNELS, "float32", (missing,))
     with pytest.raises(RuntimeError, match="missing: no such operator"):
         products.fastest("float32", weights, 5)
