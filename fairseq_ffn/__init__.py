@@ -16,6 +16,6 @@ logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
 allow_fairseq_checkpoints()
 install_one_line_errors()
 
-from fairseq_ffn import models, tasks  # noqa: E402, F401  (register)
+from fairseq_ffn import criterions, models, optim, tasks  # noqa: E402, F401  (register)
 
 __version__ = "0.1.0"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import Callable, Iterator, List, Tuple
+from typing import Callable, Iterator, List, Tuple, Union
 
 from fairseq_ffn.errors import UserError
 from fairseq_ffn.layouts import (
@@ -13,6 +13,7 @@ from fairseq_ffn.layouts import (
     layout_flag,
     parse_model_layouts,
 )
+from fairseq_ffn.modules.chunked_feed_forward import CHUNK, WIDE, chunk_width
 
 LAYOUTS = (
     ("encoder", "ffn", "FFN of the encoder"),
@@ -37,6 +38,7 @@ DEFAULTS: Tuple[Tuple[str, object], ...] = (
     ("parallel_norm", "shared"),
     ("parallel_scale", "none"),
     ("share_ffn_norm", False),
+    ("ffn_chunk_width", "auto"),
     ("cpu_autocast", "none"),
 )
 
@@ -90,12 +92,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="layers that share an FFN share its layer norm too (default: own norm per layer)",
     )
     parser.add_argument(
+        "--ffn-chunk-width",
+        type=_chunk_width,
+        metavar="UNITS",
+        help="training takes a FFN so many hidden units at a time and computes them again in the "
+        "backward pass, instead of keeping all of them for it; 0: never; auto: "
+        f"{CHUNK} where a FFN has {WIDE} or more (default: auto)",
+    )
+    parser.add_argument(
         "--cpu-autocast",
         choices=CHOICES["cpu_autocast"],
         help="bfloat16: run the model's forward pass on a CPU under torch.autocast, which is "
         "faster where the CPU has bfloat16 instructions and slower elsewhere; weights, loss and "
         "optimiser stay in float32 (default: none)",
     )
+
+
+def _chunk_width(text: str) -> Union[int, str]:
+    if text == "auto" or text.isdecimal():
+        return text if text == "auto" else int(text)
+    raise argparse.ArgumentTypeError(f"'{text}': use auto, 0 or a number of hidden units")
+
+
+def ffn_chunk(args: argparse.Namespace, stack: str) -> int:
+    """Hidden units that training computes at a time in the FFNs of ``stack``; 0: all of them."""
+    if args.ffn_chunk_width == "auto" and any(_options_of_fairseqs_layer(args, stack)):
+        return 0
+    return chunk_width(args.ffn_chunk_width, getattr(args, f"{stack}_ffn_embed_dim"))
+
+
+def _options_of_fairseqs_layer(args: argparse.Namespace, stack: str) -> Iterator[str]:
+    """Options that only fairseq's own series layer honours, which computes its FFN in one go."""
+    names = ["quant_noise_pq", "quant_noise_scalar"]
+    if stack == "decoder":
+        names += ["cross_self_attention", "scale_attn", "scale_heads", "scale_fc", "scale_resids"]
+    for name in names:
+        if getattr(args, name, None):
+            yield "--" + name.replace("_", "-")
 
 
 def set_defaults(args: argparse.Namespace) -> None:
@@ -155,6 +188,17 @@ def _refused_values(args: argparse.Namespace, layouts: ModelLayouts) -> Iterator
         if value not in choices:
             flag = name.replace("_", "-")
             yield f"--{flag} '{value}': use one of {', '.join(choices)}"
+    width = args.ffn_chunk_width
+    if width != "auto" and (type(width) is not int or width < 0):
+        yield f"--ffn-chunk-width '{width}': use auto, 0 or a number of hidden units"
+        return
+    for stack in ("encoder", "decoder"):
+        if ffn_chunk(args, stack):
+            for option in _options_of_fairseqs_layer(args, stack):
+                yield (
+                    f"--ffn-chunk-width {width} can't be honoured with {option}: that is part of "
+                    f"fairseq's own {stack} layer, which computes its FFN in one go"
+                )
 
 
 def _refused_widths(args: argparse.Namespace, layouts: ModelLayouts) -> Iterator[str]:

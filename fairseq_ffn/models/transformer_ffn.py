@@ -100,8 +100,12 @@ class TransformerFfnModel(TransformerModel):
         Arguments and result are those of fairseq's Transformer. ``forward`` itself is left alone,
         so that TorchScript can compile it.
         """
-        with _cpu_autocast(self.args.cpu_autocast, self.encoder.embed_tokens.weight.device):
+        with self.arithmetic():
             return super().__call__(*args, **kwargs)
+
+    def arithmetic(self) -> contextlib.AbstractContextManager:
+        """Within it, products are taken as the model's flags say; a loss may need it as well."""
+        return _cpu_autocast(self.args.cpu_autocast, self.encoder.embed_tokens.weight.device)
 
     def upgrade_state_dict_named(self, state_dict: dict, name: str) -> None:
         """Write shared modules out for every layer before fairseq prunes layers by their names."""
@@ -193,6 +197,7 @@ def _plans(args: argparse.Namespace, stack: str) -> Iterator[LayerPlan]:
             ffn_is_shared=group is not None
             and (group.startswith("@") or len(ffn.groups[group]) > 1),
             ffn_comes_later=stack == "decoder" and group in ffn.common,
+            ffn_chunk=flags.ffn_chunk(args, stack),
             self_attn=self_attn.modules[index],
             self_attn_comes_later=stack == "decoder"
             and self_attn.modules[index] in self_attn.common,

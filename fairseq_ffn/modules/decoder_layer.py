@@ -28,6 +28,8 @@ def build_decoder_layer(
         return ParallelCrossFeedForwardDecoderLayer(cfg, plan, pool, no_encoder_attn)
     if plan.ffn is None:
         return DecoderLayerWithoutFeedForward(cfg, plan, pool, no_encoder_attn)
+    if plan.ffn_chunk:
+        return ChunkedDecoderLayer(cfg, plan, pool, no_encoder_attn)
     return DecoderLayer(cfg, plan, pool, no_encoder_attn)
 
 
@@ -96,6 +98,11 @@ class _BranchedDecoderLayer(DecoderLayer):
     """Base of the layers whose forward pass is ours: the branches, and what they can't do."""
 
     def prepare_for_onnx_export_(self) -> None:
+        if self.plan.ffn_chunk and self.plan.block == "series":
+            raise UserError(
+                f"ONNX tracing of decoder layer {self.plan.index}, whose FFN is taken in chunks, "
+                "isn't offered; load the model with --ffn-chunk-width 0"
+            )
         raise UserError(
             f"ONNX tracing of decoder layer {self.plan.index} (block {self.plan.block}, FFN "
             f"{self.plan.ffn}) isn't offered; only series layers with an FFN can be traced"
@@ -255,6 +262,17 @@ class DecoderLayerWithoutFeedForward(_BranchedDecoderLayer):
         if not self.normalize_before:
             x = self.encoder_attn_layer_norm(x)
         return x, attn
+
+
+class ChunkedDecoderLayer(DecoderLayerWithoutFeedForward):
+    """The series layer whose FFN training takes a chunk of hidden units at a time.
+
+    Formulas, parameters and, in evaluation, all arithmetic are those of :class:`DecoderLayer`.
+    """
+
+    def flow(self, x, self_attention, cross_attention):
+        x, attn = super().flow(x, self_attention, cross_attention)
+        return self.feed_forward_sub_block(x), attn
 
 
 class ParallelDecoderLayer(_BranchedDecoderLayer):

@@ -22,6 +22,8 @@ def build_encoder_layer(cfg: TransformerConfig, plan: LayerPlan, pool: ModulePoo
         return ParallelEncoderLayer(cfg, plan, pool)
     if plan.ffn is None:
         return EncoderLayerWithoutFeedForward(cfg, plan, pool)
+    if plan.ffn_chunk:
+        return ChunkedEncoderLayer(cfg, plan, pool)
     return EncoderLayer(cfg, plan, pool)
 
 
@@ -110,6 +112,22 @@ class EncoderLayerWithoutFeedForward(EncoderLayer):
             self.self_attention(x, encoder_padding_mask, attn_mask), residual
         )
         return x if self.normalize_before else self.self_attn_layer_norm(x)
+
+
+class ChunkedEncoderLayer(EncoderLayerWithoutFeedForward):
+    """The series layer whose FFN training takes a chunk of hidden units at a time.
+
+    Formulas, parameters and, in evaluation, all arithmetic are those of :class:`EncoderLayer`.
+    """
+
+    def forward(
+        self,
+        x: Tensor,
+        encoder_padding_mask: Optional[Tensor],
+        attn_mask: Optional[Tensor] = None,
+    ) -> Tensor:
+        """``(S, B, C) -> (S, B, C)``; ``encoder_padding_mask (B, S)`` is True at pads."""
+        return self.feed_forward_sub_block(super().forward(x, encoder_padding_mask, attn_mask))
 
 
 class ParallelEncoderLayer(EncoderLayer):

@@ -13,6 +13,7 @@ from typing import List, Optional
 from torch import Tensor, nn
 
 from fairseq_ffn.errors import UserError
+from fairseq_ffn.modules.chunked_feed_forward import chunked_feed_forward
 
 
 class FeedForwardMixin:
@@ -66,9 +67,28 @@ class FeedForwardMixin:
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """FFN branch with its dropouts, before residual and norm. ``(T, B, C) -> (T, B, C)``."""
+        if self.training and self.plan.ffn_chunk:
+            return self.dropout_module(
+                chunked_feed_forward(
+                    x,
+                    self.fc1,
+                    self.fc2,
+                    self.activation_fn,
+                    self.activation_dropout_module.p,
+                    self.plan.ffn_chunk,
+                )
+            )
         x = self.activation_fn(self.fc1(x))
         x = self.activation_dropout_module(x)
         return self.dropout_module(self.fc2(x))
+
+    def feed_forward_sub_block(self, x: Tensor) -> Tensor:
+        """FFN with its residual and norm. ``(T, B, C) -> (T, B, C)``."""
+        residual = x
+        if self.normalize_before:
+            x = self.final_layer_norm(x)
+        x = self.residual_connection(self.feed_forward(x), residual)
+        return x if self.normalize_before else self.final_layer_norm(x)
 
     def _get_fc_rank(self, remove_num: int) -> List[int]:
         self._refuse_neuron_pruning()

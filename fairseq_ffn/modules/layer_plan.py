@@ -23,6 +23,7 @@ class LayerPlan:
         share_ffn_norm: the group shares the FFN's layer norm too, not only its two linears.
         ffn_is_shared: the FFN serves other layers too.
         ffn_comes_later: the FFN belongs to both stacks and is handed over by the model.
+        ffn_chunk: hidden units that training computes at a time; 0: all, as fairseq does.
         self_attn_comes_later: so do the self-attention projections.
     """
 
@@ -36,6 +37,7 @@ class LayerPlan:
     share_ffn_norm: bool = False
     ffn_is_shared: bool = False
     ffn_comes_later: bool = False
+    ffn_chunk: int = 0
     self_attn_comes_later: bool = False
 
 
