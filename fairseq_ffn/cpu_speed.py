@@ -8,13 +8,19 @@ backward, are timed in both, with the threads that training will have.
 
 from __future__ import annotations
 
+import contextlib
 import time
+from typing import Iterator
 
 import torch
 from torch import nn
 
+from fairseq_ffn import onednn
+
 #: bfloat16 must be this much faster to be worth its rounding
 WORTH_IT = 1.3
+#: another kernel of the same precision only this much
+WORTH_A_KERNEL = 1.1
 
 
 def faster_cpu_autocast(d_model: int, d_ff: int, vocabulary: int, tokens: int, threads: int) -> str:
@@ -29,23 +35,53 @@ def faster_cpu_autocast(d_model: int, d_ff: int, vocabulary: int, tokens: int, t
         tokens: tokens in a batch, B x T.
         threads: threads that the training will have.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        model = nn.Sequential(
-            nn.Linear(d_model, 3 * d_model),  # query, key and value
-            nn.Linear(3 * d_model, d_model),
-            nn.Linear(d_model, d_ff),
-            nn.ReLU(),
-            nn.Linear(d_ff, d_model),
-            nn.Linear(d_model, vocabulary, bias=False),
-        )
+    with _threads(threads):
+        model = _products(d_model, d_ff, vocabulary)
         x = torch.randn(tokens, d_model)
         single = _seconds(model, x, bfloat16=False)
         half = _seconds(model, x, bfloat16=True, give_up_after=single)
+    return "bfloat16" if single > WORTH_IT * half else "none"
+
+
+def faster_cpu_matmul(d_model: int, d_ff: int, vocabulary: int, tokens: int, threads: int) -> str:
+    """Value for ``--cpu-matmul``: ``onednn`` where it is clearly faster, else ``default``.
+
+    Arguments as for :func:`faster_cpu_autocast`.
+    """
+    with _threads(threads):
+        model = _products(d_model, d_ff, vocabulary)
+        x = torch.randn(tokens, d_model)
+        default = _seconds(model, x, bfloat16=False)
+        onednn.use(True)
+        try:
+            other = _seconds(model, x, bfloat16=False, give_up_after=default)
+        finally:
+            onednn.use(False)
+    return "onednn" if default > WORTH_A_KERNEL * other else "default"
+
+
+def _products(d_model: int, d_ff: int, vocabulary: int) -> nn.Module:
+    """The matrix products of a small Transformer."""
+    return nn.Sequential(
+        nn.Linear(d_model, 3 * d_model),  # query, key and value
+        nn.Linear(3 * d_model, d_model),
+        nn.Linear(d_model, d_ff),
+        nn.ReLU(),
+        nn.Linear(d_ff, d_model),
+        nn.Linear(d_model, vocabulary, bias=False),
+    )
+
+
+@contextlib.contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """So many threads; afterwards as many, and the random numbers, as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
     finally:
         torch.set_num_threads(before)
-    return "bfloat16" if single > WORTH_IT * half else "none"
 
 
 def _seconds(

@@ -1,14 +1,16 @@
-"""Training speed, peak memory and building time of our models against stock fairseq.
+"""Training speed, memory, building time and loss of our models against stock fairseq.
 
     python scripts/benchmark_training.py                       tiny and base
     python scripts/benchmark_training.py --sizes tiny --rounds 5
+    python scripts/benchmark_training.py --configs baseline --options default bf16 bf16_fused
 
 Speed: one process holds a fairseq Trainer for every model; for each batch they make one update in
 turn, in an order drawn anew, so that a machine that drifts does so for all. The ratio to stock
 fairseq's ``--arch transformer`` of the same shape has a 95% interval (bootstrap over batches).
-Building: the models are built in turn in the same way. Memory: the peak resident size of one
-fairseq-train per model and round. Needs an idle machine and the quick start's data
-(data-bin/tatoeba_en_de/bin).
+Building: the models are built in turn in the same way. Memory: the peak resident size (VmHWM) of
+one fairseq-train per model and round. Loss: on the validation set after some updates, of several
+seeds. Needs an idle machine and the quick start's data (data-bin/tatoeba_en_de/bin), with which it
+pads the dictionary to ``--vocabulary`` rows if asked to.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -25,10 +28,13 @@ from typing import Any, Dict, List
 
 import torch
 from fairseq import options, tasks, utils
+from fairseq.data import Dictionary
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.logging import metrics
 from fairseq.trainer import Trainer
 
-from fairseq_ffn.files import write_json
+from fairseq_ffn import onednn
+from fairseq_ffn.files import read_lines, write_json, write_text
 from fairseq_ffn.latency.clock import Clock
 from fairseq_ffn.latency.comparison import Candidate, Interleaved, Ratio
 from fairseq_ffn.latency.machine import machine, versions
@@ -39,15 +45,32 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 USER_DIR = REPOSITORY / "fairseq_ffn"
 CONFIGS = ("baseline", "shared_enc_no_dec", "one_wide")
 STOCK = "stock fairseq"
+FUSED = "--criterion label_smoothed_cross_entropy_fused --optimizer adam_fused"
+#: name of a way to train -> its flags (docs/performance.md)
+OPTIONS = {
+    "default": "",
+    "fp32": "--cpu-matmul auto",
+    "fp32_fused": f"--cpu-matmul auto {FUSED}",
+    "bf16": "--cpu-autocast bfloat16",
+    "bf16_fused": f"--cpu-autocast bfloat16 {FUSED}",
+    "unchunked": "--ffn-chunk-width 0",
+}
+#: runs fairseq-train and prints the peak resident size of its process, in 1024 bytes
+MEASURED_TRAINING = """
+import re, sys
+from fairseq_cli.train import cli_main
+cli_main()
+print("VmHWM", re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+"""
 #: updates of each model, and models built, that aren't counted
 WARMUP = 2
-BUILDS = 60
 
 
 def model_flags(size: str, name: str) -> List[str]:
-    """Flags of one model; stock fairseq's ``transformer`` gets the shape of the size."""
+    """Flags of one model, ``config`` or ``config, option``; stock fairseq's get the size's shape."""
     if name != STOCK:
-        return ["--arch", f"transformer_ffn_{size}_{name}"]
+        config, _, option = name.partition(", ")
+        return ["--arch", f"transformer_ffn_{size}_{config}", *OPTIONS[option or "default"].split()]
     flags = ["--arch", "transformer"]
     for setting, value in SIZES[size].settings.items():
         flag = "--" + setting.replace("_", "-")
@@ -63,12 +86,12 @@ def train_flags(args: argparse.Namespace, model: List[str]) -> List[str]:
     return [
         str(args.data),
         *("--user-dir", str(USER_DIR)),
-        *model,
         *("--share-all-embeddings", "--optimizer", "adam", "--lr", "1e-4", "--cpu"),
         *("--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1"),
         *("--max-tokens", str(args.max_tokens), "--max-update", str(args.updates)),
-        *("--disable-validation", "--no-save", "--num-workers", "0", "--seed", "1"),
+        *("--disable-validation", "--no-save", "--num-workers", "0", "--seed", str(args.seed)),
         *("--data-buffer-size", "0", "--log-format", "json", "--log-interval", "1"),
+        *model,  # the last one counts
     ]
 
 
@@ -101,6 +124,7 @@ def speed(args: argparse.Namespace, models: Dict[str, List[str]]) -> Interleaved
     batches = batches_of(args, next(iter(trainers.values())))
 
     def update(trainer: Trainer, batch: dict) -> Decoded:
+        onednn.use(False)  # a switch of the process, which the model before may have left on
         trainer.train_step([batch])
         return Decoded(None, len(batch["id"]), batch["ntokens"])
 
@@ -128,7 +152,7 @@ def building(args: argparse.Namespace, models: Dict[str, List[str]]) -> Interlea
         return Decoded(None, 1, 1)
 
     candidates = [Candidate(name, lambda _, cfg=cfg: build(cfg)) for name, cfg in configs.items()]
-    compared = Interleaved(candidates, range(BUILDS), 1)
+    compared = Interleaved(candidates, range(args.builds), 1)
     compared.run(Clock(torch.device("cpu")), WARMUP, progress, "building, ")
     return compared
 
@@ -136,20 +160,57 @@ def building(args: argparse.Namespace, models: Dict[str, List[str]]) -> Interlea
 def peak_megabytes(args: argparse.Namespace, model: List[str]) -> float:
     """Peak resident size of one fairseq-train, in 10^6 bytes."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "PYTHONWARNINGS": "ignore"}
-    command = str(Path(sys.executable).parent / "fairseq-train")
+    settings = argparse.Namespace(**{**vars(args), "updates": args.memory_updates})
+    if args.memory_tokens:
+        settings.max_tokens = args.memory_tokens
     # fairseq makes the folder for checkpoints even with --no-save
-    with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory() as folder:
-        process = subprocess.Popen(
-            [command, *train_flags(args, model), "--save-dir", folder],
-            stdout=log,
-            stderr=subprocess.STDOUT,
+    with tempfile.TemporaryDirectory() as folder:
+        flags = [*train_flags(settings, model), "--save-dir", folder]
+        finished = subprocess.run(
+            [sys.executable, "-c", MEASURED_TRAINING, *flags],
+            capture_output=True,
+            text=True,
             env=environment,
         )
-        _, status, usage = os.wait4(process.pid, 0)
-        if status != 0:
-            log.seek(0)
-            raise SystemExit(f"fairseq-train failed:\n{log.read().decode()[-2000:]}")
-    return usage.ru_maxrss * 1024 / 1e6
+    found = re.search(r"^VmHWM (\d+)$", finished.stdout, re.MULTILINE)
+    if found is None:
+        raise SystemExit(f"fairseq-train failed:\n{(finished.stdout + finished.stderr)[-2000:]}")
+    return int(found[1]) * 1024 / 1e6
+
+
+def losses(args: argparse.Namespace, models: Dict[str, List[str]]) -> Dict[str, List[float]]:
+    """Loss on the validation set after ``--loss-updates``, in bits a token, one a seed."""
+    found: Dict[str, List[float]] = {name: [] for name in models}
+    for seed in range(1, args.loss_seeds + 1):
+        settings = argparse.Namespace(**{**vars(args), "seed": seed, "updates": args.loss_updates})
+        for name, flags in models.items():
+            trainer = trainer_of(settings, [*flags, "--lr", "1e-3", "--clip-norm", "1"])
+            for batch in batches_of(settings, trainer):
+                onednn.use(False)
+                trainer.train_step([batch])
+            onednn.use(False)
+            trainer.task.load_dataset("valid")
+            with metrics.aggregate(new_root=True) as meters:
+                for batch in trainer.get_valid_iterator("valid").next_epoch_itr(shuffle=False):
+                    trainer.valid_step(batch)
+            found[name].append(float(meters.get_smoothed_values()["loss"]))
+            progress(f"loss, seed {seed}: {name} {found[name][-1]:.3f}")
+    return found
+
+
+def with_vocabulary(data: Path, rows: int, folder: Path) -> Path:
+    """The data in ``folder`` with its dictionaries filled up to ``rows`` with unused words."""
+    for path in sorted(data.iterdir()):
+        if path.name.startswith("dict."):
+            lines = read_lines(path)
+            missing = rows - len(lines) - Dictionary().nspecial
+            if missing < 0:
+                raise SystemExit(f"--vocabulary {rows}: {path} has more entries")
+            lines += [f"madeupword{number:06d} 0" for number in range(missing)]
+            write_text(folder / path.name, "".join(f"{line}\n" for line in lines))
+        else:
+            (folder / path.name).symlink_to(path.resolve())
+    return folder
 
 
 def progress(line: str) -> None:
@@ -166,31 +227,42 @@ def text_of(ratio: Ratio) -> str:
 
 def benchmark(size: str, args: argparse.Namespace) -> Dict[str, Any]:
     """All models of one size; prints their rows."""
-    models = {name: model_flags(size, name) for name in (STOCK, *args.configs)}
-    names = list(models)
-    # memory first: a process begins with the peak of the one that started it
+    names = [STOCK]
+    for config in args.configs:
+        for option in args.options:
+            names.append(config if option == "default" else f"{config}, {option}")
+    models = {name: model_flags(size, name) for name in names}
     memory: Dict[str, List[float]] = {name: [] for name in names}
     for number in range(args.memory_rounds):
         for name in names[number % len(names) :] + names[: number % len(names)]:
             memory[name].append(peak_megabytes(args, models[name]))
             progress(f"memory, round {number + 1}: {name} {memory[name][-1]:.0f} MB")
-    speeds, builds = speed(args, models), building(args, models)
+    speeds = speed(args, models) if args.rounds else None
+    builds = building(args, models) if args.builds else None
+    loss = losses(args, models) if args.loss_updates else {}
     record: Dict[str, Any] = {}
     for position, name in enumerate(names):
-        peak = statistics.median(memory[name]) / statistics.median(memory[STOCK])
-        record[name] = {
-            "speed": speeds.ratio(position, 0).__dict__,
-            "building": builds.ratio(position, 0).__dict__,
-            "memory": peak,
-            "memory_mb": memory[name],
-            "seconds": [[timed.seconds for timed in one] for one in speeds.timed[position]],
-            "build_seconds": [timed.seconds for timed in builds.timed[position][0]],
-        }
-        print(
-            f"| {size} | {name} | {text_of(speeds.ratio(position, 0))} | {peak:.2f}x | "
-            f"{text_of(builds.ratio(position, 0))} |",
-            flush=True,
-        )
+        found: Dict[str, Any] = {"memory_mb": memory[name], "loss": loss.get(name)}
+        cells = ["", "", "", "", ""]
+        if speeds is not None:
+            ratio = speeds.ratio(position, 0)
+            found["speed"] = ratio.__dict__
+            found["words_per_second"] = speeds.tokens_per_second(position)
+            found["seconds"] = [[timed.seconds for timed in one] for one in speeds.timed[position]]
+            cells[:2] = [f"{found['words_per_second']['mean']:.0f}", text_of(ratio)]
+        if memory[name]:
+            peak = statistics.median(memory[name])
+            found["memory"] = peak / statistics.median(memory[STOCK])
+            cells[2] = f"{peak / 1e3:.2f} GB, {found['memory']:.2f}x"
+        if builds is not None:
+            ratio = builds.ratio(position, 0)
+            found["building"] = ratio.__dict__
+            found["build_seconds"] = [timed.seconds for timed in builds.timed[position][0]]
+            cells[3] = text_of(ratio)
+        if loss:
+            cells[4] = " ".join(f"{value:.3f}" for value in loss[name])
+        record[name] = found
+        print(f"| {size} | {name} | " + " | ".join(cells) + " |", flush=True)
     return record
 
 
@@ -201,9 +273,25 @@ def main() -> None:
     )
     parser.add_argument("--sizes", nargs="+", default=["tiny", "base"], help="default: tiny base")
     parser.add_argument("--configs", nargs="+", default=list(CONFIGS), help="beside stock fairseq")
+    parser.add_argument(
+        "--options",
+        nargs="+",
+        choices=OPTIONS,
+        default=["default"],
+        help="ways to train each config (default: default)",
+    )
     parser.add_argument("--rounds", type=int, default=3, help="over all batches (default: 3)")
     parser.add_argument("--updates", type=int, default=20, help="batches (default: 20)")
     parser.add_argument("--memory-rounds", type=int, default=3, help="default: 3")
+    parser.add_argument("--memory-updates", type=int, default=5, help="default: 5")
+    parser.add_argument("--memory-tokens", type=int, help="default: as --max-tokens")
+    parser.add_argument("--builds", type=int, default=60, help="of each model (default: 60)")
+    parser.add_argument("--loss-updates", type=int, default=0, help="default: no loss")
+    parser.add_argument("--loss-seeds", type=int, default=3, help="default: 3")
+    parser.add_argument("--seed", type=int, default=1, help="of all but the loss (default: 1)")
+    parser.add_argument(
+        "--vocabulary", type=int, help="rows, filled up with unused words (default: the data's own)"
+    )
     parser.add_argument("--max-tokens", type=int, default=1024, help="an update (default: 1024)")
     parser.add_argument("--threads", type=int, default=1, help="default: 1")
     parser.add_argument(
@@ -222,10 +310,13 @@ def main() -> None:
         "versions": versions(),
         "machine": machine(torch.device("cpu")),
     }
-    print("| size | model | words/s against stock | peak memory | builds/s against stock |")
-    print("| --- | --- | --- | --- | --- |")
-    for size in args.sizes:
-        record[size] = benchmark(size, args)
+    print("| size | model | words/s | against stock | peak memory | builds/s | loss |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    with tempfile.TemporaryDirectory() as folder:
+        if args.vocabulary is not None:
+            args.data = with_vocabulary(args.data, args.vocabulary, Path(folder))
+        for size in args.sizes:
+            record[size] = benchmark(size, args)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     write_json(args.output, record)
 

@@ -47,3 +47,25 @@ def test_the_products_of_training_are_timed_with_its_threads(monkeypatch):
 
 def test_a_real_measurement_gives_one_of_the_flags_values():
     assert cpu_speed.faster_cpu_autocast(**SHAPE) in ("none", "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("default", "other", "expected"), [(1.0, 0.5, "onednn"), (1.0, 0.95, "default")]
+)
+def test_another_kernel_is_chosen_where_it_is_clearly_faster(monkeypatch, default, other, expected):
+    switched = []
+
+    def seconds(*_, **__):
+        switched.append(torch.backends.mkldnn.matmul.fp32_precision)
+        return default if len(switched) == 1 else other
+
+    monkeypatch.setattr(cpu_speed, "_seconds", seconds)
+    assert cpu_speed.faster_cpu_matmul(**SHAPE) == expected
+    assert switched == ["none", "bf16"]
+    assert torch.backends.mkldnn.matmul.fp32_precision == "none"
+
+
+def test_measuring_draws_no_random_numbers():
+    before = torch.get_rng_state()
+    cpu_speed.faster_cpu_matmul(**SHAPE)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -29,6 +29,7 @@ from torch import nn
 from fairseq_ffn.errors import UserError
 from fairseq_ffn.layouts import ModelLayouts
 from fairseq_ffn.models import flags
+from fairseq_ffn.models.cpu_matmul import CpuMatmul
 from fairseq_ffn.models.shared_state import SharedState
 from fairseq_ffn.modules import LayerPlan, ModulePool, build_decoder_layer, build_encoder_layer
 from fairseq_ffn.modules.attention import use_projections_of
@@ -52,6 +53,12 @@ class TransformerFfnModel(TransformerModel):
         self._shared_state.attach(self)
         #: sharing in the file, when fairseq prunes layers of it while loading
         self._unpruned_state: Optional[SharedState] = None
+        self._cpu_matmul = CpuMatmul(
+            args.cpu_matmul,
+            d_model=args.encoder_embed_dim,
+            d_ff=args.encoder_ffn_embed_dim,
+            vocabulary=len(decoder.dictionary),
+        )
 
     @classmethod
     def add_args(cls, parser: argparse.ArgumentParser) -> None:
@@ -93,6 +100,11 @@ class TransformerFfnModel(TransformerModel):
         cfg = TransformerConfig.from_namespace(args)
         plans = _plans(args, "decoder")
         return TransformerFfnDecoder(cfg, tgt_dict, embed_tokens, plans, cfg.no_cross_attention)
+
+    def train(self, mode: bool = True) -> TransformerFfnModel:
+        """As in PyTorch; fairseq calls it before each update, and again before validation."""
+        self._cpu_matmul.training(mode and self.encoder.embed_tokens.weight.device.type == "cpu")
+        return super().train(mode)
 
     def __call__(self, *args, **kwargs):
         """fairseq's forward pass, on a CPU under autocast if ``--cpu-autocast`` says so.
