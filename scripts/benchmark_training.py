@@ -67,7 +67,7 @@ WARMUP = 2
 
 
 def model_flags(size: str, name: str) -> List[str]:
-    """Flags of one model, ``config`` or ``config, option``; stock fairseq's get the size's shape."""
+    """Flags of ``config`` or ``config, option``; stock fairseq's model gets the size's shape."""
     if name != STOCK:
         config, _, option = name.partition(", ")
         return ["--arch", f"transformer_ffn_{size}_{config}", *OPTIONS[option or "default"].split()]

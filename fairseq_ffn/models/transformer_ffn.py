@@ -25,6 +25,7 @@ from fairseq.models.transformer import (
 from fairseq.models.transformer.transformer_legacy import base_architecture
 from fairseq.modules.checkpoint_activations import checkpoint_wrapper
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fairseq_ffn.errors import UserError
 from fairseq_ffn.layouts import ModelLayouts
@@ -268,7 +269,11 @@ def _prune_layouts(args: argparse.Namespace, layouts: ModelLayouts) -> None:
     flags.layouts_of(args)  # a common group may have lost its last layer in one stack
 
 
-def _cpu_autocast(dtype: str, device: torch.device):
+@contextlib.contextmanager
+def _cpu_autocast(dtype: str, device: torch.device) -> Iterator[None]:
     if dtype == "none" or device.type != "cpu":
-        return contextlib.nullcontext()
-    return torch.autocast("cpu", dtype=getattr(torch, dtype))
+        yield
+        return
+    # the backward pass of PyTorch's fused attention takes three times as long in bfloat16
+    with torch.autocast("cpu", dtype=getattr(torch, dtype)), sdpa_kernel(SDPBackend.MATH):
+        yield
