@@ -337,10 +337,33 @@ def _refused_options(args: argparse.Namespace, layouts: ModelLayouts) -> Iterato
             "DDP sees a shared weight's gradient once per layer; use --ddp-backend legacy_ddp",
         ),
     )
+    yield from _refused_with_the_fused_loss(args)
     for is_given, option, flags, why in rules:
         if flags and is_given():
             name = flags[0].lstrip("-").replace("-", "_")
             yield f"{option} can't be honoured with {flags[0]} '{getattr(args, name)}': {why}"
+
+
+def _refused_with_the_fused_loss(args: argparse.Namespace) -> Iterator[str]:
+    """The fused loss takes the output projection's weight itself, outside the forward pass."""
+    fused = "label_smoothed_cross_entropy_fused"
+    if getattr(args, "criterion", None) != fused:
+        return
+    if getattr(args, "adaptive_softmax_cutoff", None):
+        yield (
+            f"--adaptive-softmax-cutoff can't be honoured with --criterion {fused}: its output "
+            "layer isn't one matrix; use --criterion label_smoothed_cross_entropy"
+        )
+    if getattr(args, "ddp_backend", None) == "fully_sharded":
+        yield (
+            f"--ddp-backend fully_sharded can't be honoured with --criterion {fused}: FSDP gathers "
+            "the output projection in the forward pass only"
+        )
+    if getattr(args, "find_unused_parameters", False) and _processes(args) > 1:
+        yield (
+            f"--find-unused-parameters can't be honoured with --criterion {fused}: DDP would take "
+            "the output projection for unused"
+        )
 
 
 def _processes(args: argparse.Namespace) -> int:

@@ -300,6 +300,7 @@ class TestCommandLine:
             *("--decoder-cross-attn-layout", "cycle-rev:3", "--encoder-block", "parallel"),
             *("--decoder-block", "parallel-cross-ffn", "--parallel-norm", "own"),
             *("--parallel-scale", "sqrt", "--share-ffn-norm", "--cpu-autocast", "bfloat16"),
+            *("--ffn-chunk-width", "512", "--cpu-matmul", "auto"),
             *("--encoder-normalize-before", "--decoder-normalize-before"),
         )
         assert {name: getattr(args, name) for name, _ in flags_module.DEFAULTS} == {
@@ -313,7 +314,9 @@ class TestCommandLine:
             "parallel_norm": "own",
             "parallel_scale": "sqrt",
             "share_ffn_norm": True,
+            "ffn_chunk_width": 512,
             "cpu_autocast": "bfloat16",
+            "cpu_matmul": "auto",
         }
 
     def test_defaults(self):
@@ -334,6 +337,9 @@ class TestCommandLine:
         [
             (["--decoder-block", "both"], ["--decoder-block", "both"]),
             (["--cpu-autocast", "float16"], ["--cpu-autocast", "float16"]),
+            (["--cpu-matmul", "blis"], ["--cpu-matmul", "blis"]),
+            (["--ffn-chunk-width", "-4"], ["--ffn-chunk-width"]),
+            (["--ffn-chunk-width", "wide"], ["--ffn-chunk-width", "'wide'", "auto"]),
         ],
     )
     def test_malformed_values_end_the_command(self, flags, words, capsys):
@@ -412,3 +418,21 @@ def test_autocast_is_for_the_cpu_only():
     model.forward = lambda: torch.is_autocast_enabled("cpu")
     assert model()
     assert not model.to("meta")()
+
+
+@pytest.mark.parametrize(
+    "given, named",
+    [
+        ({"adaptive_softmax_cutoff": "10,20"}, "--adaptive-softmax-cutoff"),
+        ({"ddp_backend": "fully_sharded"}, "--ddp-backend fully_sharded"),
+        (
+            {"find_unused_parameters": True, "distributed_world_size": 2},
+            "--find-unused-parameters",
+        ),
+    ],
+)
+def test_what_the_fused_loss_cannot_honour_is_refused_by_name(given, named):
+    fused = "label_smoothed_cross_entropy_fused"
+    with pytest.raises(UserError, match=rf"{named} can't be honoured with --criterion {fused}"):
+        arguments("transformer_ffn", criterion=fused, **SMALL, **given)
+    arguments("transformer_ffn", criterion="label_smoothed_cross_entropy", **SMALL, **given)
