@@ -83,3 +83,23 @@ def test_two_processes_train_as_one(lab, tmp_path, config):
         # the sums of gradients may be rounded in another order (1e-7 relative); five steps of Adam
         # at 0.01 turn that into at most a few 1e-6, and a lost or doubled gradient into 1e-2
         assert torch.allclose(two[key], value, rtol=0, atol=2e-5), key
+
+
+def test_faster_ways_to_train_and_back(lab, tmp_path):
+    """All of them at once; then fairseq's own loss and optimiser go on from the checkpoint."""
+    arch = "transformer_ffn_tiny_one_wide"
+    fast = words(
+        "--ffn-chunk-width 20 --cpu-matmul auto --cpu-autocast bfloat16 --optimizer adam_fused "
+        "--criterion label_smoothed_cross_entropy_fused --report-accuracy --cpu --max-update 40"
+    )
+    first = lab.train(tmp_path, arch, *fast)
+    assert re.search(r"--cpu-matmul auto: (onednn|default), as measured", first.out + first.err)
+    assert re.search(r"valid on 'valid' subset .*accuracy [\d.]+", first.out)
+    second = lab.train(tmp_path, arch, *words("--cpu --max-update 60"))
+    assert "@ 40 updates" in second.out
+    before, after = (
+        [float(loss) for loss in re.findall(r"train_inner .*? loss=([\d.]+)", result.out)]
+        for result in (first, second)
+    )
+    assert len(before) == 40 and len(after) == 20
+    assert before[-1] < before[0] - 0.3 and abs(after[0] - before[-1]) < 0.3
