@@ -53,7 +53,8 @@ def test_updates_are_those_of_fairseqs_adam(dtype, tolerance, decay, eps):
     (stock, stock_state), (ours, our_state) = found
     for one, other, start in zip(ours, stock, parameters(dtype)):
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
-        assert not torch.equal(one, start)
+        # a great eps holds small gradients back
+        assert not torch.equal(one, start) or eps > 1e-3
     for number, state in stock_state.items():
         assert our_state[number].keys() == state.keys()
         assert our_state[number]["step"] == state["step"] == (5 if number == 2 else 7)
