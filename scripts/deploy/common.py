@@ -181,7 +181,11 @@ def export(text: Text, checkpoint: Path, folder: Path, *options: str) -> Path:
 
 
 def ctranslate2_decode(text: Text, folder: Path, compute_type: str) -> Decoded:
-    """CTranslate2 on the test set, with fairseq-generate's settings."""
+    """CTranslate2 on the test set, with fairseq-generate's settings.
+
+    Neither gives an empty translation, but CTranslate2 renormalises the first distribution without
+    the end of sentence, fairseq doesn't. That is taken out of the scores.
+    """
     translator = ctranslate2.Translator(str(folder), compute_type=compute_type, intra_threads=1)
     results = translator.translate_batch(
         text.sources,
@@ -191,10 +195,15 @@ def ctranslate2_decode(text: Text, folder: Path, compute_type: str) -> Decoded:
         max_batch_size=64,
         return_scores=True,
     )
+    at_once = translator.score_batch(text.sources, [[]] * len(text.sources), max_batch_size=64)
     best = [result.hypotheses[0] for result in results]
     return Decoded(
         ["".join(words).replace("\u2581", " ").strip() for words in best],
-        [result.scores[0] / math.log(2) for result in results],
+        [
+            (result.scores[0] + math.log1p(-math.exp(ends.log_probs[0])) / (len(words) + 1))
+            / math.log(2)
+            for result, ends, words in zip(results, at_once, best)
+        ],
         frozenset(number for number, words in enumerate(best) if len(words) >= LONGEST),
     )
 
