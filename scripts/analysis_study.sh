@@ -60,3 +60,4 @@ fairseq-ffn analyze geometry "${models[@]}" --data "$data" --sentences 300 \
   --output "$output/geometry" | tee "$output/geometry.txt"
 fairseq-ffn analyze attention-maps "${models[@]}" --data "$data" --sentences 100 \
   --output "$output/attention_maps" | tee "$output/attention_maps.txt"
+python scripts/analysis_tables.py "$output" | tee "$output/tables.md"
