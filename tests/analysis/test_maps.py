@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from captum.attr import IntegratedGradients
+from fairseq import utils
 from scipy.stats import spearmanr
 from torch import nn
 from torch.nn.functional import gelu, silu
@@ -157,6 +158,21 @@ class FeedForward(nn.Module):
         self.fc1, self.fc2 = nn.Linear(width, hidden).double(), nn.Linear(hidden, width).double()
         self.activation_fn = activation
         self.requires_grad_(False)
+
+
+def test_gelu_has_the_precision_of_the_maps():
+    """fairseq's computes in float32 whatever it is given."""
+    torch.manual_seed(1)
+    layer, players = FeedForward(utils.get_activation_fn("gelu")), random_players()
+    _, output = feed_forward_split(players, players.total, layer)
+    literal = layer.fc2(gelu(layer.fc1(players.total)))
+    assert torch.allclose(output, literal, rtol=0, atol=1e-12)
+
+
+def test_secant_of_points_too_close_for_a_quotient_is_the_slope():
+    anchor = torch.tensor([0.7], dtype=torch.float64)
+    found = secant(torch.tanh, anchor + 3e-15, anchor)
+    assert found.item() == pytest.approx(1 - math.tanh(0.7) ** 2, abs=1e-9)
 
 
 @pytest.mark.parametrize("fixed_bias", [False, True])
