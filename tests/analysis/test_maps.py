@@ -318,6 +318,17 @@ def test_mixing_is_of_the_vectors_sum_not_of_their_lengths():
     assert maps.scopes["ATB"].own == pytest.approx(own.norm(dim=-1).numpy())
 
 
+def test_a_decoder_mixes_targets_and_sources():
+    """Attention alone has two vectors, of two sub-blocks; after them there is one stream."""
+    scopes = maps_of("baseline pre-norm")[3].scopes
+    alone, stream = scopes["ATTN-N"], scopes["ATB"]
+    assert alone.sources.min() > 0
+    assert alone.others == pytest.approx(alone.targets + alone.sources)
+    # the first target has no other one before it
+    assert stream.others[0] == pytest.approx(stream.sources[0])
+    assert (stream.others[1:] < stream.targets[1:] + stream.sources[1:] - 1e-3).all()
+
+
 def test_shares_add_up():
     found = map_measures.shares(np.array([1.0, 0]), np.array([2.0, 0]), np.array([5.0, 3]))
     assert found[:, 0].tolist() == [0.125, 0.25, 0.625] and found[:, 1].tolist() == [0, 0, 1]
