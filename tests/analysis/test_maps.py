@@ -271,6 +271,26 @@ def test_absent_ffn_changes_nothing():
             assert layer["ff_amp"]["top_pairs"] == []
 
 
+def test_a_parallel_ffn_amplifies_no_pairs():
+    found = study(model_of("parallel pre-norm"), [sentence_of(sentences())], 0, Settings())
+    for stack in STACKS:
+        for layer in found["layers"][stack]:
+            assert layer["ff_amp"] == {"top_pairs": [], "kinds": {}}
+
+
+def test_kinds_of_pairs():
+    """Six source tokens, the first two of them pieces of one word; five targets."""
+    sentence = sentence_of(sentences())
+    sentence.source[1] = "piece"
+    found = study(model_of("baseline pre-norm"), [sentence], 0, Settings())["layers"]
+    encoder, decoder = (found[stack][0]["ff_amp"]["kinds"] for stack in STACKS)
+    assert encoder["same word"]["all"] == pytest.approx(2 / 30)
+    assert encoder["adjacent"]["all"] == pytest.approx(10 / 30)
+    # a target sees those before it, and all of the source
+    assert decoder["adjacent"]["all"] == pytest.approx(4 / (10 + 30))
+    assert decoder["source"]["all"] == pytest.approx(30 / (10 + 30))
+
+
 def test_study_is_the_mean_over_sentences():
     model = model_of("baseline post-norm")
     given = [sentence_of(sentences((n,), (m,), seed=n)) for n, m in ((6, 5), (4, 7), (8, 3))]
