@@ -14,7 +14,9 @@ seeds=("${@:4}")
   echo "analysis_study: error: $quickstart/commands.sh: no quick start there; run scripts/quickstart.sh" >&2
   exit 1
 }
-export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE CUDA_VISIBLE_DEVICES=
+# the quick start's own environment: threads, and memory allocation that is faster
+# shellcheck disable=SC1090
+source <(grep '^export ' "$quickstart/commands.sh")
 
 # a flag's value in the quick start's training of the baseline
 setting() {
@@ -58,3 +60,4 @@ fairseq-ffn analyze geometry "${models[@]}" --data "$data" --sentences 300 \
   --output "$output/geometry" | tee "$output/geometry.txt"
 fairseq-ffn analyze attention-maps "${models[@]}" --data "$data" --sentences 100 \
   --output "$output/attention_maps" | tee "$output/attention_maps.txt"
+python scripts/analysis_tables.py "$output" | tee "$output/tables.md"

@@ -12,6 +12,13 @@ Made by `fairseq-ffn export` from {checkpoint}: {arch}, {parameters:,} parameter
 
 """
 
+_INT8 = (
+    "On x86 processors without VNNI, 8-bit products can overflow and cost quality. There",
+    '`ctranslate2.Translator(str(folder), compute_type="float32")` computes with the rounded',
+    "weights in single precision.",
+    "",
+)
+
 
 def ctranslate2_readme(facts: Dict[str, Any], pieces: Sequence[str]) -> str:
     """How to translate with CTranslate2.
@@ -52,6 +59,7 @@ def ctranslate2_readme(facts: Dict[str, Any], pieces: Sequence[str]) -> str:
             "result's score is the mean natural logarithm of its tokens' probabilities;",
             "fairseq prints it divided by ln 2.",
             "",
+            *(_INT8 if facts["quantization"].startswith("int8") else ()),
         ]
     )
 
@@ -62,7 +70,7 @@ def fairseq_readme(facts: Dict[str, Any], pieces: Sequence[str]) -> str:
     if facts["autocast"] != "none":
         more = (
             f"\nIt was trained under `--cpu-autocast {facts['autocast']}`, which stock fairseq "
-            "hasn't: it computes in single precision, so results can differ in rounding."
+            "hasn't; translations are made in single precision with the plugin as well."
         )
     flags = ""
     if len(pieces) == 1:

@@ -141,7 +141,8 @@ def _outputs(models: Dict[str, Any], stack: str) -> Figure:
     return Figure(
         f"isotropy_{stack}",
         f"{stack}: isotropy along the layers",
-        "Cosines: low is isotropic; IsoScore: high is. 'in': what the first layer reads.",
+        "Cosines: low is isotropic (within sentences: our definition); IsoScore: high is. 'in': "
+        "what the first layer reads.",
         draw,
         size=(9.0, 3.4),
         panels=(1, 3),

@@ -20,6 +20,8 @@ from fairseq_ffn.reporting.plots import COLOURS, MARKERS, Figure
 COMPONENTS = ("attention", "FF", "RES", "LN", "FF block")
 #: scopes left out of a sentence's figure: other maps say the same or prepare them
 _NOT_DRAWN = ("ATTNRES-N", "SATTNRES-N")
+#: Kobayashi et al. cut post-norm encoders
+OURS = "Decoders, pre-norm and parallel layers: where a layer is cut is our definition."
 #: a longer sentence's symbols couldn't be read
 LONGEST = 40
 
@@ -68,7 +70,7 @@ def _changes(models: Dict[str, Any], stack: str, key: str, title: str) -> Figure
         f"change_{stack}" + ("" if key == "all" else "_without_diagonal"),
         f"{stack}: which component changes the map{title}?",
         "1 - Spearman's correlation of the maps before and after a component, mean over sentences. "
-        "0: no change.",
+        f"0: no change. {OURS}",
         draw,
         size=panel_size(len(models)),
         panels=(1, len(models)),
@@ -105,7 +107,8 @@ def _mixing(models: Dict[str, Any], stack: str) -> Figure:
     return Figure(
         f"mixing_{stack}",
         f"{stack}: how much of a token comes from others?",
-        "Length of the sum of all other tokens' vectors, relative to that plus the token's own.",
+        "Length of the sum of all other tokens' vectors, relative to that plus the token's own. "
+        f"{OURS}",
         draw,
         size=panel_size(len(models)),
         panels=(1, len(models)),
@@ -184,7 +187,7 @@ def _amplified(models: Dict[str, Any]) -> Figure:
         "amplified_pairs",
         "Does the FFN bind the pieces of a word?",
         "Share of pairs of pieces of one word among the five pairs of a sentence that the FFN "
-        "amplifies most; dotted: among all pairs.",
+        "amplifies most (rows normalised first: our definition); dotted: among all pairs.",
         draw,
         size=(7.6, 3.6),
         panels=(1, 2),

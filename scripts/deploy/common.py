@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import logging
 import math
 import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, FrozenSet, List, Sequence
+from typing import Callable, Dict, FrozenSet, List, Sequence
 
 SCRIPTS = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(SCRIPTS / "quickstart"))
@@ -20,7 +21,9 @@ import sentencepiece  # noqa: E402
 from jobs import run  # noqa: E402
 from training import MAX_TOKENS, train_command  # noqa: E402
 
-from fairseq_ffn.files import read_lines  # noqa: E402
+from fairseq_ffn.errors import UserError  # noqa: E402
+from fairseq_ffn.files import read_lines, write_text  # noqa: E402
+from fairseq_ffn.reporting.significance import compare  # noqa: E402
 
 logger = logging.getLogger("deploy")
 
@@ -45,6 +48,11 @@ class Text:
     def bleu(self, hypotheses: Sequence[str]) -> float:
         """sacreBLEU of detokenised translations."""
         return sacrebleu.corpus_bleu(list(hypotheses), [self.references]).score
+
+    def p_value(self, one: Sequence[str], other: Sequence[str]) -> float:
+        """Of the difference in BLEU, by paired bootstrap."""
+        (found,) = compare(("one", one), [("other", other)], [self.references])
+        return found["bleu_p"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,16 @@ def add_arguments(parser: argparse.ArgumentParser, output: str) -> None:
     )
 
 
+def run_study(main: Callable[[], None]) -> None:
+    """A study whose known errors are one line."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
+    try:
+        main()
+    except (UserError, OSError) as error:
+        sys.exit(f"{Path(sys.argv[0]).stem}: error: {error}")
+
+
 def read_text(corpus: Path) -> Text:
     """The test set of a corpus in the quick start's form."""
     prepared = corpus / "prepared"
@@ -95,6 +113,23 @@ def train(arguments: List[object], folder: Path) -> Path:
         run(arguments, folder / "train.log")
         done.touch()
     return folder / "checkpoints" / "checkpoint_last.pt"
+
+
+def remember(checkpoint: Path, folder: Path) -> None:
+    """Note which checkpoint the results in ``folder`` are of.
+
+    Raises:
+        UserError: they are another one's.
+    """
+    with checkpoint.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    note = folder / "checkpoint.sha256"
+    if note.is_file() and note.read_text(encoding="utf-8").strip() != found:
+        raise UserError(
+            f"{folder}: its results are of another checkpoint than {checkpoint} is now; delete it"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(note, f"{found}\n")
 
 
 def minutes_of_training(folder: Path) -> float:
@@ -146,7 +181,11 @@ def export(text: Text, checkpoint: Path, folder: Path, *options: str) -> Path:
 
 
 def ctranslate2_decode(text: Text, folder: Path, compute_type: str) -> Decoded:
-    """CTranslate2 on the test set, with fairseq-generate's settings."""
+    """CTranslate2 on the test set, with fairseq-generate's settings.
+
+    Neither gives an empty translation, but CTranslate2 renormalises the first distribution without
+    the end of sentence, fairseq doesn't. That is taken out of the scores.
+    """
     translator = ctranslate2.Translator(str(folder), compute_type=compute_type, intra_threads=1)
     results = translator.translate_batch(
         text.sources,
@@ -156,10 +195,15 @@ def ctranslate2_decode(text: Text, folder: Path, compute_type: str) -> Decoded:
         max_batch_size=64,
         return_scores=True,
     )
+    at_once = translator.score_batch(text.sources, [[]] * len(text.sources), max_batch_size=64)
     best = [result.hypotheses[0] for result in results]
     return Decoded(
         ["".join(words).replace("\u2581", " ").strip() for words in best],
-        [result.scores[0] / math.log(2) for result in results],
+        [
+            (result.scores[0] + math.log1p(-math.exp(ends.log_probs[0])) / (len(words) + 1))
+            / math.log(2)
+            for result, ends, words in zip(results, at_once, best)
+        ],
         frozenset(number for number, words in enumerate(best) if len(words) >= LONGEST),
     )
 
@@ -170,7 +214,8 @@ def megabytes(path: Path) -> float:
 
 
 def table(rows: Sequence[Dict[str, object]]) -> str:
-    """Rows as Markdown."""
-    header = list(rows[0])
-    lines = [header, ["---"] * len(header)] + [[str(row[name]) for name in header] for row in rows]
+    """Rows as Markdown; a column that a row doesn't have is empty there."""
+    header = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [[str(row.get(name, "")) for name in header] for row in rows]
+    lines = [header, ["---"] * len(header), *cells]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

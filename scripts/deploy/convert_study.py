@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from pathlib import Path
 from typing import Dict, List
 
@@ -25,7 +24,9 @@ from common import (
     minutes_of_training,
     quickstart_training,
     read_text,
+    remember,
     run,
+    run_study,
     table,
     train,
 )
@@ -109,8 +110,8 @@ def main() -> None:
     )
     add_arguments(parser, "convert_study")
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     text = read_text(args.corpus)
+    remember(args.baseline, args.output)
     score = bleu(text, args.baseline, args.output / "baseline")
     rows = [{"model": "`baseline`, trained", "before": f"{score:.1f}", "after": "", "minutes": ""}]
     for config in CONFIGS:
@@ -120,4 +121,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_study(main)

@@ -31,6 +31,8 @@ from common import (
     megabytes,
     quickstart_training,
     read_text,
+    remember,
+    run_study,
     table,
     train,
 )
@@ -67,7 +69,7 @@ def study(text: Text, name: str, folder: Path, updates: int) -> Dict[str, object
     checkpoint = QUICKSTART / name / "checkpoints" / "checkpoint_last.pt"
     if not checkpoint.is_file():
         checkpoint = train(training(text, name, folder, updates), folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    remember(checkpoint, folder)
     float32 = export(text, checkpoint, folder / "float32")
     int8 = export(text, checkpoint, folder / "int8", "--quantization", "int8")
     stock = export(text, checkpoint, folder / "stock", "--format", "fairseq")
@@ -78,7 +80,8 @@ def study(text: Text, name: str, folder: Path, updates: int) -> Dict[str, object
     exact = ctranslate2_decode(text, float32, "float32")
     small = ctranslate2_decode(text, int8, "int8")
     differing = report_differences(name, ours, exact)
-    bleu = text.bleu(ours.texts)
+    at_limit = sum(ours.texts[number] != exact.texts[number] for number in exact.at_limit)
+    bleu, of_exact, of_small = (text.bleu(one.texts) for one in (ours, exact, small))
     source = load_source_without_data(str(checkpoint))
     weights = equal_weights(source.model, stock / "checkpoint.pt")
     return {
@@ -89,11 +92,13 @@ def study(text: Text, name: str, folder: Path, updates: int) -> Dict[str, object
         "int8, MB": f"{megabytes(int8 / 'model.bin'):.2f}",
         "stock fairseq, MB": f"{megabytes(stock / 'checkpoint.pt'):.2f}",
         "differing": differing,
-        "at the limit": len(exact.at_limit),
+        "at the limit, differing": f"{len(exact.at_limit)}, {at_limit}",
         "largest difference of scores": f"{largest(ours, exact):.0e}",
         "BLEU fairseq": f"{bleu:.2f}",
-        "CTranslate2": f"{text.bleu(exact.texts):.2f}",
-        "int8": f"{text.bleu(small.texts):.2f}",
+        "CTranslate2": f"{of_exact:.2f}",
+        "int8": f"{of_small:.2f}",
+        "int8 - float32, p": f"{of_small - of_exact:+.2f}, "
+        f"{text.p_value(exact.texts, small.texts):.2f}",
         "stock: weights, hypotheses, scores": agreement(weights, ours, theirs),
     }
 
@@ -153,17 +158,18 @@ def main() -> None:
         choices=[*EXPORTABLE, POST_NORM],
         help="default: all, and one in post-norm",
     )
+    parser.add_argument(
+        "--again", action="store_true", help="measure models anew that have been measured"
+    )
     parser.add_argument("--updates", type=int, default=1000, help="of each (default: %(default)s)")
     add_arguments(parser, "export_study")
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-    logging.getLogger("fairseq").setLevel(logging.WARNING)
     text = read_text(args.corpus)
     rows = []
     for name in args.configs or [*EXPORTABLE, POST_NORM]:
         folder = args.output / name.replace(", ", "_")
         done = folder / "row.json"
-        if not done.is_file():
+        if args.again or not done.is_file():
             write_json(done, study(text, name, folder, args.updates))
         rows.append(json.loads(done.read_text(encoding="utf-8")))
         write_text(args.output / "table.md", table(rows) + "\n")
@@ -171,4 +177,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_study(main)

@@ -113,6 +113,11 @@ def test_resamples_lie_around_the_value():
     assert whole[0] == pytest.approx(value, abs=1e-12)
 
 
+def test_an_interval_is_the_middle_95_percent_of_what_is_defined():
+    assert interval([np.nan, *range(101), np.inf]) == {"low": 2.5, "high": 97.5}
+    assert np.isnan(interval([np.nan])["low"])
+
+
 def literal_lns(x, y, k):
     def neighbours(rows, i):
         cosine = [rows[i] @ row / np.linalg.norm(rows[i]) / np.linalg.norm(row) for row in rows]

@@ -13,7 +13,7 @@ from IsoScore.IsoScore import IsoScore as reference
 from analysis.cases import model_of, records_of, sentences
 from fairseq_ffn.analysis import branch_norms, isotropy
 from fairseq_ffn.analysis.geometry import answers, ffn_defect, mean_within, measure_model
-from fairseq_ffn.analysis.layer_steps import FFN, SELF
+from fairseq_ffn.analysis.layer_steps import CROSS, FFN, SELF
 from fairseq_ffn.analysis.recorder import feed_forward, normalise
 
 
@@ -131,6 +131,19 @@ def test_defect_of_a_parallel_layer(name):
     parallel = step.branches[FFN] / step.step.scale
     literal = (series - parallel).norm(dim=-1) / series.norm(dim=-1)
     assert torch.allclose(ffn_defect(record), literal)
+
+
+def test_a_layers_record():
+    """The change is after minus before; a branch is compared with the stream it is added to."""
+    model, given = model_of("baseline pre-norm"), sentences((6, 4, 7), (5, 7, 3))
+    found = measure_model(model, [given])["layers"]["decoder"][1]
+    cosines = {point["point"]: point["within_cosine"]["all"] for point in found["points"]}
+    change = found["around_ffn"]["within_cosine_change"]
+    assert change == pytest.approx(cosines["y"] - cosines["g"]) and change != 0
+    step = records_of(model, given)[4].steps[1]
+    ratios = step.branches[CROSS].norm(dim=-1) / step.x.norm(dim=-1)
+    median = np.median(ratios[given.valid("decoder")].numpy())
+    assert found["branches"][CROSS]["ratio"]["median"] == pytest.approx(median, rel=1e-5)
 
 
 def test_no_ffn_no_defect():

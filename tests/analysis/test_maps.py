@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from captum.attr import IntegratedGradients
+from fairseq import utils
 from scipy.stats import spearmanr
 from torch import nn
 from torch.nn.functional import gelu, silu
@@ -159,6 +160,21 @@ class FeedForward(nn.Module):
         self.requires_grad_(False)
 
 
+def test_gelu_has_the_precision_of_the_maps():
+    """fairseq's computes in float32 whatever it is given."""
+    torch.manual_seed(1)
+    layer, players = FeedForward(utils.get_activation_fn("gelu")), random_players()
+    _, output = feed_forward_split(players, players.total, layer)
+    literal = layer.fc2(gelu(layer.fc1(players.total)))
+    assert torch.allclose(output, literal, rtol=0, atol=1e-12)
+
+
+def test_secant_of_points_too_close_for_a_quotient_is_the_slope():
+    anchor = torch.tensor([0.7], dtype=torch.float64)
+    found = secant(torch.tanh, anchor + 3e-15, anchor)
+    assert found.item() == pytest.approx(1 - math.tanh(0.7) ** 2, abs=1e-9)
+
+
 @pytest.mark.parametrize("fixed_bias", [False, True])
 @pytest.mark.parametrize("activation", [torch.relu, gelu, silu, torch.tanh, sigmoid])
 def test_ffn_players_add_up_in_chunks_of_any_size(activation, fixed_bias):
@@ -255,6 +271,26 @@ def test_absent_ffn_changes_nothing():
             assert layer["ff_amp"]["top_pairs"] == []
 
 
+def test_a_parallel_ffn_amplifies_no_pairs():
+    found = study(model_of("parallel pre-norm"), [sentence_of(sentences())], 0, Settings())
+    for stack in STACKS:
+        for layer in found["layers"][stack]:
+            assert layer["ff_amp"] == {"top_pairs": [], "kinds": {}}
+
+
+def test_kinds_of_pairs():
+    """Six source tokens, the first two of them pieces of one word; five targets."""
+    sentence = sentence_of(sentences())
+    sentence.source[1] = "piece"
+    found = study(model_of("baseline pre-norm"), [sentence], 0, Settings())["layers"]
+    encoder, decoder = (found[stack][0]["ff_amp"]["kinds"] for stack in STACKS)
+    assert encoder["same word"]["all"] == pytest.approx(2 / 30)
+    assert encoder["adjacent"]["all"] == pytest.approx(10 / 30)
+    # a target sees those before it, and all of the source
+    assert decoder["adjacent"]["all"] == pytest.approx(4 / (10 + 30))
+    assert decoder["source"]["all"] == pytest.approx(30 / (10 + 30))
+
+
 def test_study_is_the_mean_over_sentences():
     model = model_of("baseline post-norm")
     given = [sentence_of(sentences((n,), (m,), seed=n)) for n, m in ((6, 5), (4, 7), (8, 3))]
@@ -300,6 +336,17 @@ def test_mixing_is_of_the_vectors_sum_not_of_their_lengths():
     assert maps.scopes["ATTN-N"].others == pytest.approx(others.norm(dim=-1).numpy())
     own = vectors[range(6), range(6)] + record.steps[0].x[:, 0]
     assert maps.scopes["ATB"].own == pytest.approx(own.norm(dim=-1).numpy())
+
+
+def test_a_decoder_mixes_targets_and_sources():
+    """Attention alone has two vectors, of two sub-blocks; after them there is one stream."""
+    scopes = maps_of("baseline pre-norm")[3].scopes
+    alone, stream = scopes["ATTN-N"], scopes["ATB"]
+    assert alone.sources.min() > 0
+    assert alone.others == pytest.approx(alone.targets + alone.sources)
+    # the first target has no other one before it
+    assert stream.others[0] == pytest.approx(stream.sources[0])
+    assert (stream.others[1:] < stream.targets[1:] + stream.sources[1:] - 1e-3).all()
 
 
 def test_shares_add_up():

@@ -216,6 +216,42 @@ class TestMerging:
         assert not torch.equal(norm.weight, old.encoder_attn_layer_norm.weight)
         assert not torch.equal(norm.weight, old.final_layer_norm.weight)
 
+    def test_a_silent_ffn_dropped_in_post_norm(self):
+        """Two norms become one: nearly the same function if the first one's gains are alike."""
+        given = source()
+        draw = torch.Generator().manual_seed(1)
+        for layer in given.model.decoder.layers:
+            layer.fc2.weight.data.zero_()
+            layer.fc2.bias.data.zero_()
+            norm = layer.encoder_attn_layer_norm
+            norm.weight.data = 3 + 0.1 * torch.randn(16, generator=draw)
+            norm.bias.data = 0.2 * torch.randn(16, generator=draw) + 0.5
+        there = convert(given, decoder_ffn_layout="none")
+        assert error(there, given.model) < 1e-3
+
+    def test_first_attention(self):
+        given = source()
+        there = convert(given, "first", decoder_self_attn_layout="a,a,b")
+        found = there.decoder.layers[1].self_attn.q_proj.weight
+        assert torch.equal(found, given.model.decoder.layers[0].self_attn.q_proj.weight)
+
+    def test_one_width_for_an_ffn_of_both_stacks(self):
+        """The wider stack's, where its other groups need more."""
+        given = source(encoder_ffn_embed_dim=40)
+        layouts = {"encoder_ffn_layout": "@x,a,a", "decoder_ffn_layout": "@x,-,-"}
+        there = convert(given, "concatenate", **layouts)
+        assert there.args.decoder_ffn_embed_dim == there.args.encoder_ffn_embed_dim == 80
+        assert layer_ffn(there, "decoder", 0).width == 80
+
+    def test_a_new_ffn_has_a_neutral_norm_of_its_own(self):
+        given = source(
+            decoder_block="parallel", parallel_norm="own", decoder_ffn_layout="none", **PRE_NORM
+        )
+        there = convert(given, decoder_ffn_layout="independent", decoder_ffn_embed_dim=24)
+        for layer in there.decoder.layers:
+            assert (layer.final_layer_norm.weight == 1).all()
+            assert (layer.final_layer_norm.bias == 0).all()
+
 
 class TestLeastSquares:
     def test_it_is_the_best_by_far(self):
@@ -250,6 +286,20 @@ class TestLeastSquares:
             dropped = {"decoder_ffn_layout": "0,1,-"}
             kept, gone = (convert(given, method, **dropped) for method in METHODS[2::-2])
             assert error(kept, given.model) < error(gone, given.model)
+
+    @pytest.mark.parametrize(
+        "flags", [{"decoder_cross_attn_layout": "shared"}, {"parallel_scale": "sqrt"}]
+    )
+    def test_the_mean_goes_where_it_fits_only(self, flags):
+        """Not into a bias that other layers have too, nor into a branch that is scaled."""
+        if "parallel_scale" in flags:
+            flags = {**flags, "decoder_block": "parallel"}
+        given = source(**flags, **PRE_NORM)
+        there = convert(given, "least-squares", decoder_ffn_layout="-,1,2")
+        found, expected = (
+            model.decoder.layers[0].encoder_attn.out_proj.bias for model in (there, given.model)
+        )
+        assert torch.equal(found, expected)
 
     def test_inputs_are_those_of_the_layers(self):
         """A shared FFN's calls are told apart by layer: as in the model written out."""

@@ -78,6 +78,11 @@ def test_fresh_units_are_silent_and_as_fairseq_makes_them():
     assert units.w1.std().item() == pytest.approx(xavier.std().item(), rel=0.03)
 
 
+def test_all_units_selected_it_is_the_same_function():
+    chosen = select(ffn(1), torch.arange(5))
+    assert torch.equal(chosen(X, RELU), ffn(1)(X, RELU))
+
+
 def test_distinct():
     assert distinct([ffn(1), ffn(2), ffn(1), ffn(1, width=4)]) == [0, 1, 0, 3]
 
@@ -131,6 +136,14 @@ class TestLeastSquares:
 
         errors = sorted(error([a, b]) for a in range(7) for b in range(a))
         assert error(equations.fit(2).units.tolist()) <= errors[2]
+
+    def test_a_large_weight_of_a_small_activation_counts_little(self):
+        draw = torch.Generator().manual_seed(1)
+        hidden = torch.randn((400, 2), generator=draw).double() * torch.tensor([3, 0.3])
+        wanted = hidden @ torch.tensor([[1.0], [5.0]]).double()  # contribute 3 and 1.5
+        equations = NormalEquations(2, 1, "")
+        equations.add(hidden, wanted)
+        assert equations.fit(1).units.tolist() == [0]
 
     def test_units_that_never_fire_and_units_that_are_there_twice(self):
         many = ffn(1, width=6)
