@@ -296,10 +296,12 @@ class TestLeastSquares:
             flags = {**flags, "decoder_block": "parallel"}
         given = source(**flags, **PRE_NORM)
         there = convert(given, "least-squares", decoder_ffn_layout="-,1,2")
-        found, expected = (
-            model.decoder.layers[0].encoder_attn.out_proj.bias for model in (there, given.model)
-        )
-        assert torch.equal(found, expected)
+        for kind in ("self_attn", "encoder_attn"):
+            found, expected = (
+                getattr(model.decoder.layers[0], kind).out_proj.bias
+                for model in (there, given.model)
+            )
+            assert torch.equal(found, expected)
 
     def test_inputs_are_those_of_the_layers(self):
         """A shared FFN's calls are told apart by layer: as in the model written out."""
