@@ -243,10 +243,9 @@ class TestMerging:
         assert there.args.decoder_ffn_embed_dim == there.args.encoder_ffn_embed_dim == 80
         assert layer_ffn(there, "decoder", 0).width == 80
 
-    def test_a_new_ffn_has_a_neutral_norm_of_its_own(self):
-        given = source(
-            decoder_block="parallel", parallel_norm="own", decoder_ffn_layout="none", **PRE_NORM
-        )
+    @pytest.mark.parametrize("block", [{}, {"decoder_block": "parallel", "parallel_norm": "own"}])
+    def test_a_new_ffn_has_a_neutral_norm_of_its_own(self, block):
+        given = source(decoder_ffn_layout="none", **block, **PRE_NORM)
         there = convert(given, decoder_ffn_layout="independent", decoder_ffn_embed_dim=24)
         for layer in there.decoder.layers:
             assert (layer.final_layer_norm.weight == 1).all()
