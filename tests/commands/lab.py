@@ -199,14 +199,21 @@ class Lab:
         arguments = [self.data(), "--path", checkpoint, *plugin, *ALL_SENTENCES, *more]
         return self.run("fairseq-generate", *arguments, "--batch-size", 16, **how)
 
-    def generated(self, name: str) -> str:
-        """The output of fairseq-generate, beam 4, for a model of ``trained``."""
+    def generated(self, name: str, inference: str = "plain") -> str:
+        """The output of fairseq-generate, beam 4, for a model of ``trained``.
+
+        On fairseq's own path, whose figures are stock fairseq's to the last digit, unless
+        ``inference`` says otherwise.
+        """
+        overrides = ["--model-overrides", f"{{'inference': '{inference}'}}"]
+        if name.startswith("stock"):
+            overrides = []
 
         def make(folder: Path) -> None:
-            result = self.generate(self.trained(name) / "checkpoint_last.pt", "--beam", 4)
-            (folder / "out").write_text(result.out)
+            path = self.trained(name) / "checkpoint_last.pt"
+            (folder / "out").write_text(self.generate(path, "--beam", 4, *overrides).out)
 
-        return (self.once(f"generated-{name}", make) / "out").read_text()
+        return (self.once(f"generated-{name}-{inference}", make) / "out").read_text()
 
 
 #: name -> architecture and further flags
@@ -287,6 +294,12 @@ def hypotheses(output: str) -> Dict[int, str]:
     """Best hypothesis by sentence, from fairseq-generate or fairseq-interactive."""
     found = re.findall(r"^H-(\d+)\t\S+\t(.*)$", output, re.MULTILINE)
     return {int(number): text for number, text in found}
+
+
+def scores(output: str) -> Dict[int, float]:
+    """Of the best hypotheses, by sentence."""
+    found = re.findall(r"^H-(\d+)\t(\S+)\t", output, re.MULTILINE)
+    return {int(number): float(score) for number, score in found}
 
 
 def result_lines(output: str) -> List[str]:

@@ -23,6 +23,7 @@ from commands.lab import (
     bleu,
     hypotheses,
     result_lines,
+    scores,
     weights,
     words,
 )
@@ -127,6 +128,14 @@ def test_baseline_translates_as_stock_fairseq(lab, norm):
     assert result_lines(ours) == result_lines(stock) and bleu(ours) == bleu(stock)
     # not the same few words over and over
     assert len({word for text in hypotheses(ours).values() for word in text.split()}) >= 10
+
+
+@pytest.mark.parametrize("name", ["baseline", "one_wide", "shared_enc_no_dec_post_norm"])
+def test_the_fast_path_translates_as_fairseqs_own(lab, name):
+    plain, fast = lab.generated(name), lab.generated(name, "float32")
+    assert hypotheses(fast) == hypotheses(plain) and bleu(fast) == bleu(plain)
+    before = scores(plain)
+    assert scores(fast) == {number: pytest.approx(before[number], abs=1e-4) for number in before}
 
 
 def test_a_stock_checkpoint_starts_our_baseline(lab, tmp_path):
