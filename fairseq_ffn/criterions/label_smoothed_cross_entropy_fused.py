@@ -6,11 +6,8 @@ import contextlib
 
 import torch
 from fairseq import utils
+from fairseq.criterions import label_smoothed_cross_entropy as stock
 from fairseq.criterions import register_criterion
-from fairseq.criterions.label_smoothed_cross_entropy import (
-    LabelSmoothedCrossEntropyCriterion,
-    LabelSmoothedCrossEntropyCriterionConfig,
-)
 
 from fairseq_ffn.errors import UserError
 from fairseq_ffn.modules.vocabulary_loss import vocabulary_loss
@@ -20,8 +17,10 @@ NAME = "label_smoothed_cross_entropy_fused"
 NO_LAYER = -1
 
 
-@register_criterion(NAME, dataclass=LabelSmoothedCrossEntropyCriterionConfig)
-class FusedLabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
+# The name of this class is part of each checkpoint, and fairseq refuses to go on from another's.
+# The loss is the same, so a training may change from one to the other.
+@register_criterion(NAME, dataclass=stock.LabelSmoothedCrossEntropyCriterionConfig)
+class LabelSmoothedCrossEntropyCriterion(stock.LabelSmoothedCrossEntropyCriterion):
     """fairseq's ``label_smoothed_cross_entropy``: the same flags, value, gradients and log.
 
     The output projection is part of the loss (``modules/vocabulary_loss.py``), and the last

@@ -205,6 +205,23 @@ def test_models_train_as_the_plain_ones(name):
     assert sum(g.abs().sum() for g in found[1].values() if g is not None) > 0
 
 
+@pytest.mark.parametrize("name", [name for name in LAYOUTS if name != "checkpointing"])
+def test_models_keep_no_hidden_units(name):
+    """Of three dimensions, since the weights have as many columns."""
+    for model, expected in zip(pair(LAYOUTS[name]), (True, False)):
+        shapes = []
+
+        def pack(tensor, shapes=shapes):
+            shapes.append(tensor.shape)
+            return tensor
+
+        torch.manual_seed(6)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            logits(model.train(), batch())
+        widths = {shape[-1] for shape in shapes if len(shape) == 3}
+        assert (SMALL["encoder_ffn_embed_dim"] in widths) is expected
+
+
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_evaluation_is_the_plain_one_to_the_bit(name):
     plain, chunked = (model.eval() for model in pair(LAYOUTS[name]))
