@@ -1,4 +1,4 @@
-"""What a ``transformer_ffn`` model costs, in closed form: parameters and multiply-adds.
+"""What a model of this plugin costs, in closed form: parameters and multiply-adds.
 
 Nothing is built: the counts follow from the shape alone, so those of Transformer Big take
 microseconds. They are exact, not estimates; the tests compare them with real models.
@@ -17,13 +17,16 @@ A module that several layers share is stored once but computed in each of them: 
 of equal size can differ in cost (One Wide FFN has the baseline's parameters and about four times
 its multiply-adds per source token and target token together).
 
+In the decoder-only model every token passes through the one stack, but of the last layer a source
+token takes keys and values only (``models/decoder_only.py``).
+
 This file is pure: it needs no torch and no fairseq.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Optional
 
 from fairseq_ffn.errors import UserError
@@ -71,8 +74,8 @@ class ModelShape:
     """All that the counts depend on; ``shape_of`` makes it from a model's flags.
 
     Args:
-        encoder: shape of the encoder.
-        decoder: shape of the decoder.
+        encoder: shape of the encoder; of no meaning in a decoder-only model.
+        decoder: shape of the decoder, or of the one stack.
         layouts: which module each layer uses; they also give the numbers of layers.
         source_vocabulary: symbols of the source dictionary, fairseq's special ones included.
         target_vocabulary: the same of the target dictionary.
@@ -84,6 +87,8 @@ class ModelShape:
         share_decoder_input_output_embed: one matrix embeds the target and projects to the output.
         decoder_output_dim: width of what is projected to the output; None for the decoder's.
         decoder_final_norm: False for ``--no-decoder-final-norm``.
+        decoder_only: one stack reads source and target; there are no encoder layers and no
+            cross-attention, and one matrix for all embeddings.
     """
 
     encoder: StackShape
@@ -99,6 +104,7 @@ class ModelShape:
     share_decoder_input_output_embed: bool = False
     decoder_output_dim: Optional[int] = None
     decoder_final_norm: bool = True
+    decoder_only: bool = False
 
     @property
     def encoder_layers(self) -> int:
@@ -140,7 +146,8 @@ class MultiplyAdds:
 
     Args:
         source_token: encoder layers, and the keys and values that the decoder's cross-attention
-            takes from the encoder's output: they are computed once per source token.
+            takes from the encoder's output: they are computed once per source token. Decoder-only:
+            the stack, but of its last layer keys and values alone.
         target_token: decoder layers.
         output_projection: per target token, features to vocabulary (softmax layer).
     """
@@ -182,9 +189,18 @@ def shape_of(
             f"one matrix embeds source and target, but the vocabularies have {source_vocabulary} "
             f"and {target_vocabulary} symbols"
         )
+    decoder_only = bool(getattr(args, "decoder_only", False))
+    encoder, decoder = _stack_of(args, "encoder", "source"), _stack_of(args, "decoder", "target")
+    if decoder_only:
+        # the flags of the encoder mirror those of the stack
+        encoder = replace(encoder, normalize_before=False, learned_positions=0)
+        if decoder.learned_positions:
+            limits = (_longest(args, "source"), _longest(args, "target"))
+            rows = sum(limits) if args.target_positions == "continue" else max(limits)
+            decoder = replace(decoder, learned_positions=rows)
     return ModelShape(
-        encoder=_stack_of(args, "encoder", "source"),
-        decoder=_stack_of(args, "decoder", "target"),
+        encoder=encoder,
+        decoder=decoder,
         layouts=_layouts_of(args),
         source_vocabulary=source_vocabulary,
         target_vocabulary=target_vocabulary,
@@ -196,6 +212,7 @@ def shape_of(
         share_decoder_input_output_embed=args.share_decoder_input_output_embed,
         decoder_output_dim=args.decoder_output_dim,
         decoder_final_norm=not getattr(args, "no_decoder_final_norm", False),
+        decoder_only=decoder_only,
     )
 
 
@@ -225,6 +242,8 @@ def count_multiply_adds(
             computed at once, as in training and forced decoding: masked scores count too.
     """
     source_positions, target_positions = source_length or 0, target_length or 0
+    if shape.decoder_only:
+        return _multiply_adds_of_one_stack(shape, source_positions, target_positions)
     encoder_dim, decoder_dim = shape.encoder.embed_dim, shape.decoder.embed_dim
     source = _layers_with_ffn(shape.layouts.encoder_ffn) * 2 * _ffn_weights(shape.encoder)
     source += shape.encoder_layers * (4 * encoder_dim**2 + 2 * source_positions * encoder_dim)
@@ -238,6 +257,19 @@ def count_multiply_adds(
         target_token=target + _output_factor(shape),
         output_projection=shape.target_vocabulary * shape.output_dim,
     )
+
+
+def _multiply_adds_of_one_stack(
+    shape: ModelShape, source_positions: int, target_positions: int
+) -> MultiplyAdds:
+    layout, d = shape.layouts.decoder_ffn, shape.decoder.embed_dim
+    in_last = 0 if layout.modules[-1] is None else 1
+    ffns, ffn = _layers_with_ffn(layout), 2 * _ffn_weights(shape.decoder)
+    source = (ffns - in_last) * ffn + 2 * d**2
+    source += (shape.decoder_layers - 1) * (4 * d**2 + 2 * source_positions * d)
+    target = ffns * ffn
+    target += shape.decoder_layers * (4 * d**2 + 2 * (source_positions + target_positions) * d)
+    return MultiplyAdds(source, target, shape.target_vocabulary * shape.output_dim)
 
 
 def count_sentence_pair(shape: ModelShape, source_length: int, target_length: int) -> int:
@@ -254,15 +286,18 @@ def count_sentence_pair(shape: ModelShape, source_length: int, target_length: in
     )
 
 
+def _longest(args: argparse.Namespace, side: str) -> int:
+    return getattr(args, f"max_{side}_positions", None) or MAX_POSITIONS
+
+
 def _stack_of(args: argparse.Namespace, stack: str, side: str) -> StackShape:
-    positions = getattr(args, f"max_{side}_positions", None) or MAX_POSITIONS
     learned = getattr(args, f"{stack}_learned_pos") and not args.no_token_positional_embeddings
     return StackShape(
         embed_dim=getattr(args, f"{stack}_embed_dim"),
         ffn_embed_dim=getattr(args, f"{stack}_ffn_embed_dim"),
         normalize_before=getattr(args, f"{stack}_normalize_before"),
         block=getattr(args, f"{stack}_block"),
-        learned_positions=positions if learned else 0,
+        learned_positions=_longest(args, side) if learned else 0,
     )
 
 
@@ -332,7 +367,8 @@ def _norm_parameters(shape: ModelShape) -> int:
 
     in_encoder = shape.encoder_layers  # those of self-attention
     in_encoder += ffn_norms(encoder, layouts.encoder_ffn, len(layouts.encoder_ffn.groups))
-    in_encoder += encoder.normalize_before + shape.layernorm_embedding
+    in_encoder += encoder.normalize_before
+    in_encoder += shape.layernorm_embedding and not shape.decoder_only
 
     in_decoder = shape.decoder_layers
     if shape.cross_attention and (decoder.block != "parallel" or branches_have_own(decoder)):

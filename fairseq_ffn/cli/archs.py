@@ -17,11 +17,19 @@ from fairseq_ffn.costs import (
 )
 from fairseq_ffn.errors import UserError
 from fairseq_ffn.models import flags
-from fairseq_ffn.models.architectures import CONFIGS, SIZES, apply, architecture_name
+from fairseq_ffn.models.architectures import (
+    ALL_SIZES,
+    SIZES,
+    apply,
+    architecture_name,
+    configs_of,
+)
 
 DESCRIPTION = """print parameters and multiply-adds of every architecture
 
-One table per size, one row per value of --arch (transformer_ffn_SIZE alone is the baseline).
+One table per size, one row per value of --arch (transformer_ffn_SIZE alone is the baseline). The
+sizes decoder_only_... are of the model transformer_ffn_decoder_only, whose one stack reads source
+and target: all its layers are in the columns of the decoder.
 Source embedding, target embedding and output projection are taken to be one matrix, as in
 One Wide FFN (--share-all-embeddings with a joined dictionary). Nothing is built: the counts are
 computed from the shapes, and are exact."""
@@ -82,9 +90,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size",
         nargs="+",
-        choices=tuple(SIZES),
-        default=list(SIZES),
-        help="sizes to print (default: all)",
+        choices=tuple(ALL_SIZES),
+        help="sizes to print (default: all; with a row 'custom', those with an encoder)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, with exact numbers")
     custom = parser.add_argument_group(
@@ -107,11 +114,12 @@ def run(args: argparse.Namespace) -> None:
         for name in CUSTOM_FLAGS
         if getattr(args, name, None) not in (None, False)
     }
+    chosen = args.size or (SIZES if custom else ALL_SIZES)
     # all rows first: bad flags leave no half table
     sizes = {
-        size: list(_rows(size, args.vocab_size, custom, one_of_all=len(args.size) == len(SIZES)))
-        for size in SIZES  # in the order of the table, each once
-        if size in args.size
+        size: list(_rows(size, args.vocab_size, custom, one_of_all=args.size is None))
+        for size in ALL_SIZES  # in the order of the table, each once
+        if size in chosen
     }
     if args.json:
         records = [_record(row, rows[0]) for rows in sizes.values() for row in rows]
@@ -122,7 +130,7 @@ def run(args: argparse.Namespace) -> None:
     for size, rows in sizes.items():
         digits = 1 if rows[0].parameters.total > 50e6 else 2
         projection = _millions(rows[0].multiply_adds.output_projection, digits)
-        print(f"\n{size}: {SIZES[size].source}; output projection: {projection} per target token")
+        print(f"\n{size}: {ALL_SIZES[size].source}; output projection: {projection} per target token")
         print("\n".join(_table(rows, digits)))
 
 
@@ -132,8 +140,8 @@ def _flag(name: str) -> str:
 
 def _rows(size: str, vocabulary: int, custom: Dict[str, Any], one_of_all: bool) -> Iterator[Row]:
     """All configs of one size, the baseline first; then the custom row, if any."""
-    for config in CONFIGS:
-        yield _row(size, config, {}, vocabulary, CONFIGS[config].source)
+    for name, config in configs_of(size).items():
+        yield _row(size, name, {}, vocabulary, config.source)
     if custom:
         words = [
             _flag(name) if value is True else f"{_flag(name)} {value}"
@@ -207,7 +215,11 @@ def _table(rows: Sequence[Row], digits: int) -> List[str]:
 
 def _cells(row: Row, baseline: Row, digits: int) -> Tuple[str, ...]:
     parameters, costs = row.parameters, row.multiply_adds
-    blocks = dict.fromkeys((row.args.encoder_block, row.args.decoder_block))
+    blocks = dict.fromkeys(
+        getattr(row.args, f"{stack}_block")
+        for stack in ("encoder", "decoder")
+        if getattr(row.args, f"{stack}_layers")
+    )
     return (
         row.name,
         _millions(parameters.total, digits),
@@ -225,6 +237,8 @@ def _cells(row: Row, baseline: Row, digits: int) -> Tuple[str, ...]:
 
 
 def _ffn(args: argparse.Namespace, stack: str) -> str:
+    if not getattr(args, f"{stack}_layers"):
+        return "-"
     layout = getattr(args, f"{stack}_ffn_layout")
     width: Optional[int] = getattr(args, f"{stack}_ffn_embed_dim")
     return layout if layout == "none" else f"{layout} {width:,}"

@@ -1,3 +1,3 @@
-"""The model ``transformer_ffn`` and its architectures; importing registers both with fairseq."""
+"""The models and their architectures; importing registers both with fairseq."""
 
-from fairseq_ffn.models import architectures, transformer_ffn  # noqa: F401
+from fairseq_ffn.models import architectures, decoder_only, transformer_ffn  # noqa: F401

@@ -342,7 +342,7 @@ def _refused_options(args: argparse.Namespace, layouts: ModelLayouts) -> Iterato
                 and getattr(args, "ddp_backend", None) in ("c10d", "pytorch_ddp")
             ),
             f"--checkpoint-activations with --ddp-backend {getattr(args, 'ddp_backend', None)}",
-            sharing if _processes(args) > 1 else [],
+            sharing if processes(args) > 1 else [],
             "DDP sees a shared weight's gradient once per layer; use --ddp-backend legacy_ddp",
         ),
     )
@@ -368,14 +368,14 @@ def _refused_with_the_fused_loss(args: argparse.Namespace) -> Iterator[str]:
             f"--ddp-backend fully_sharded can't be honoured with --criterion {fused}: FSDP gathers "
             "the output projection in the forward pass only"
         )
-    if getattr(args, "find_unused_parameters", False) and _processes(args) > 1:
+    if getattr(args, "find_unused_parameters", False) and processes(args) > 1:
         yield (
             f"--find-unused-parameters can't be honoured with --criterion {fused}: DDP would take "
             "the output projection for unused"
         )
 
 
-def _processes(args: argparse.Namespace) -> int:
+def processes(args: argparse.Namespace) -> int:
     """Processes of this training; torchrun tells only the environment."""
     launched = os.environ.get("WORLD_SIZE", "1")
     return max(

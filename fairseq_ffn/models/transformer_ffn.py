@@ -94,12 +94,12 @@ class TransformerFfnModel(TransformerModel):
     @classmethod
     def build_encoder(cls, args, src_dict, embed_tokens) -> TransformerFfnEncoder:
         cfg = TransformerConfig.from_namespace(args)
-        return TransformerFfnEncoder(cfg, src_dict, embed_tokens, _plans(args, "encoder"))
+        return TransformerFfnEncoder(cfg, src_dict, embed_tokens, layer_plans(args, "encoder"))
 
     @classmethod
     def build_decoder(cls, args, tgt_dict, embed_tokens) -> TransformerFfnDecoder:
         cfg = TransformerConfig.from_namespace(args)
-        plans = _plans(args, "decoder")
+        plans = layer_plans(args, "decoder")
         return TransformerFfnDecoder(cfg, tgt_dict, embed_tokens, plans, cfg.no_cross_attention)
 
     def train(self, mode: bool = True) -> TransformerFfnModel:
@@ -185,6 +185,9 @@ class TransformerFfnDecoder(TransformerDecoderBase):
         no_encoder_attn: leave cross-attention out.
     """
 
+    #: of a plan; another stack has other layers
+    layer_builder = staticmethod(build_decoder_layer)
+
     def __init__(
         self,
         cfg: TransformerConfig,
@@ -201,11 +204,11 @@ class TransformerFfnDecoder(TransformerDecoderBase):
 
     def build_decoder_layer(self, cfg: TransformerConfig, no_encoder_attn=False) -> nn.Module:
         """The next layer, wrapped as fairseq wraps its own."""
-        layer = build_decoder_layer(cfg, next(self._plans), self._pool, no_encoder_attn)
+        layer = self.layer_builder(cfg, next(self._plans), self._pool, no_encoder_attn)
         return _wrap(layer, cfg)
 
 
-def _plans(args: argparse.Namespace, stack: str) -> Iterator[LayerPlan]:
+def layer_plans(args: argparse.Namespace, stack: str) -> Iterator[LayerPlan]:
     """One plan per layer of ``stack``, from the flags."""
     layouts = flags.layouts_of(args)
     ffn = getattr(layouts, f"{stack}_ffn")

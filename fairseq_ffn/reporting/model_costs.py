@@ -46,10 +46,9 @@ def costs_of_checkpoint(path: Path) -> Optional[ModelCosts]:
     if args is None or not hasattr(args, "encoder_layers"):
         return None
     weights = state["model"]
+    stacks = ("decoder",) if getattr(args, "decoder_only", False) else ("encoder", "decoder")
     try:
-        vocabularies = [
-            weights[f"{stack}.embed_tokens.weight"].shape[0] for stack in ("encoder", "decoder")
-        ]
+        vocabularies = [weights[f"{stack}.embed_tokens.weight"].shape[0] for stack in stacks]
     except KeyError:
         return None
     arch = str(getattr(args, "arch", None) or getattr(args, "_name", "transformer"))

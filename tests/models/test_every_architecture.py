@@ -21,7 +21,12 @@ from helpers import (
     randomise,
 )
 
-from fairseq_ffn.models.architectures import CONFIGS, architecture_name
+from fairseq_ffn.models.architectures import (
+    CONFIGS,
+    DECODER_ONLY_CONFIGS,
+    all_architectures,
+    architecture_name,
+)
 
 SHARED_ATTENTION = {
     "encoder_self_attn_layout": "shared",
@@ -52,8 +57,27 @@ OTHERS: Dict[str, tuple] = {
         {"encoder_ffn_layout": "a,-,a", "decoder_ffn_layout": "-,a,-", **POST_NORM},
     ),
 }
-MODELS = {config: (config, {}) for config in CONFIGS}
-MODELS.update(OTHERS)
+#: further models of one stack
+OTHER_DECODER_ONLY: Dict[str, tuple] = {
+    "attention shared": ("shared_dec", {"decoder_self_attn_layout": "cycle:2"}),
+    "parallel, own norms": ("parallel", OWN),
+    "parallel, post-norm": ("parallel", {"decoder_normalize_before": False}),
+    "post-norm": ("baseline", {"decoder_normalize_before": False}),
+    "FFN here and there": ("baseline", {"decoder_ffn_layout": "a,-,a,b,a,-"}),
+    "positions restart": ("shared_dec", {"target_positions": "restart"}),
+    "positions learned": ("baseline", {"decoder_learned_pos": True}),
+}
+#: name -> size, config, flags
+TWO_STACKS = {config: ("tiny", config, {}) for config in CONFIGS}
+TWO_STACKS.update({name: ("tiny", *of) for name, of in OTHERS.items()})
+DECODER_ONLY = {
+    f"decoder-only, {name}": ("decoder_only_tiny", config, flags)
+    for name, (config, flags) in {
+        **{config: (config, {}) for config in DECODER_ONLY_CONFIGS},
+        **OTHER_DECODER_ONLY,
+    }.items()
+}
+MODELS = {**TWO_STACKS, **DECODER_ONLY}
 every_model = pytest.mark.parametrize("name", MODELS)
 
 #: float32 softmax inside fairseq's cached attention, logits of size 10
@@ -62,8 +86,8 @@ WIDTHS = {"encoder_embed_dim": 32, "decoder_embed_dim": 32, "dropout": 0.0}
 
 
 def flags_of(name: str, **flags: object):
-    config, own = MODELS[name]
-    return {"arch": architecture_name("tiny", config), **WIDTHS, **own, **flags}
+    size, config, own = MODELS[name]
+    return {"arch": architecture_name(size, config), **WIDTHS, **own, **flags}
 
 
 @cache
@@ -110,7 +134,7 @@ def test_decoding_step_by_step_equals_decoding_at_once(name):
     assert (expected[0] - expected[1:]).abs().max() > 0.1
 
 
-@every_model
+@pytest.mark.parametrize("name", TWO_STACKS)
 def test_keys_are_computed_once_while_decoding(name):
     """Those of the source in the first step, those of the target one position a step."""
     encoder, decoder = model(name).encoder, model(name).decoder
@@ -138,6 +162,32 @@ def test_keys_are_computed_once_while_decoding(name):
     assert lengths["self_attn"] == 4 * 3 * [1]
 
 
+@pytest.mark.parametrize("name", DECODER_ONLY)
+def test_one_stack_reads_the_source_once_while_decoding(name):
+    """And no layer computes keys of it again, however beams change places."""
+    encoder, decoder = model(name).encoder, model(name).decoder
+    seen: List[int] = []
+    hooks = [
+        projection.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+        for projection in {layer.self_attn.k_proj for layer in decoder.layers}
+    ]
+    try:
+        with torch.no_grad():
+            sentences = batch(source_lengths=(6, 6))
+            encoder_out = encoder(sentences["src_tokens"], sentences["src_lengths"])
+            state: Dict[str, Dict[str, torch.Tensor]] = {}
+            for step in range(1, 5):
+                tokens = sentences["prev_output_tokens"][:2, :step]
+                decoder(tokens, encoder_out=encoder_out, incremental_state=state)
+                order = torch.tensor([step % 2, 1])
+                decoder.reorder_incremental_state_scripting(state, order)
+                encoder_out = encoder.reorder_encoder_out(encoder_out, order)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert seen == 6 * [6] + 4 * 6 * [1]
+
+
 @every_model
 def test_outputs_do_not_depend_on_padding_and_batch_mates(name):
     sources, targets = (6, 3, 9), (4, 8, 5)
@@ -154,9 +204,10 @@ def test_outputs_do_not_depend_on_padding_and_batch_mates(name):
             }
             assert not alone["src_tokens"].eq(1).any()
             encoded = encoder(alone["src_tokens"], alone["src_lengths"])
-            torch.testing.assert_close(
-                together["encoder_out"][0][-source:, index], encoded["encoder_out"][0][:, 0]
-            )
+            if name in TWO_STACKS:
+                torch.testing.assert_close(
+                    together["encoder_out"][0][-source:, index], encoded["encoder_out"][0][:, 0]
+                )
             expected = full_logits(decoder, alone["prev_output_tokens"], encoded)[0]
             torch.testing.assert_close(scores[index, :target], expected, **CLOSE)
 
@@ -270,10 +321,43 @@ def test_named_architectures_are_those_of_the_paper(config, size, d_ff, layers):
     assert args.encoder_layers + args.decoder_layers == layers
 
 
+#: config -> FFN layout, is wide, block; One Wide FFN, Tables 1 and 6
+DECODER_ONLY_TABLE = {
+    "baseline": ("independent", False, "series"),
+    "shared_dec": ("shared", False, "series"),
+    "shared_dec_wide": ("shared", True, "series"),
+    "no_dec": ("none", False, "series"),
+    "parallel": ("independent", False, "parallel"),
+    "shared_dec_wide_parallel": ("shared", True, "parallel"),
+}
+
+
+@pytest.mark.parametrize("config", DECODER_ONLY_TABLE)
+@pytest.mark.parametrize(
+    "size, d_model, d_ff, heads, layers, wide",
+    [
+        ("decoder_only_tiny", 128, 256, 4, 6, 1536),
+        ("decoder_only_base", 512, 2048, 8, 12, 24_576),
+        ("decoder_only_big", 1024, 4096, 16, 12, 49_152),
+    ],
+)
+def test_decoder_only_architectures_are_those_of_the_paper(
+    config, size, d_model, d_ff, heads, layers, wide
+):
+    args = arguments(architecture_name(size, config))
+    layout, is_wide, block = DECODER_ONLY_TABLE[config]
+    assert (args.decoder_ffn_layout, args.decoder_block) == (layout, block)
+    assert args.decoder_ffn_embed_dim == (wide if is_wide else d_ff)
+    assert (args.decoder_embed_dim, args.decoder_attention_heads) == (d_model, heads)
+    assert (args.encoder_layers, args.decoder_layers) == (0, layers)
+    assert args.share_all_embeddings and args.target_positions == "continue"
+
+
 def test_the_table_is_complete():
     assert list(CONFIGS) == list(TABLE)
-    for config in TABLE:
-        assert architecture_name("tiny", config) in ARCH_MODEL_REGISTRY
+    assert list(DECODER_ONLY_CONFIGS) == list(DECODER_ONLY_TABLE)
+    for size, config in all_architectures():
+        assert architecture_name(size, config) in ARCH_MODEL_REGISTRY
 
 
 def test_flags_given_win_over_the_architecture():
@@ -283,6 +367,9 @@ def test_flags_given_win_over_the_architecture():
     assert args.encoder_ffn_embed_dim == (4 + 6) * 2048
     given = arguments("transformer_ffn_base_one_wide", encoder_ffn_embed_dim=512)
     assert given.encoder_ffn_embed_dim == 512
+    one_stack = "transformer_ffn_decoder_only_big_shared_dec_wide"
+    assert arguments(one_stack, decoder_layers=4).decoder_ffn_embed_dim == 4 * 4096
+    assert arguments(one_stack, decoder_ffn_embed_dim=512).decoder_ffn_embed_dim == 512
 
 
 def test_parallel_architectures_normalise_the_first_layers_input():
@@ -296,6 +383,9 @@ def test_parallel_architectures_normalise_the_first_layers_input():
             decoder_normalize_before=True,
         )
         assert not both.layernorm_embedding
+    one_stack = "transformer_ffn_decoder_only_base_parallel"
+    assert arguments(one_stack).layernorm_embedding
+    assert not arguments(one_stack, decoder_normalize_before=True).layernorm_embedding
 
 
 def test_alignment_comes_from_the_last_layer_in_every_kind_of_block():
