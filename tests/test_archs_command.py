@@ -13,7 +13,13 @@ from helpers import arguments
 from fairseq_ffn.cli import archs
 from fairseq_ffn.cli.main import main
 from fairseq_ffn.costs import count_multiply_adds, count_parameters, shape_of
-from fairseq_ffn.models.architectures import CONFIGS, SIZES, architecture_name
+from fairseq_ffn.models.architectures import (
+    ALL_SIZES,
+    SIZES,
+    all_architectures,
+    architecture_name,
+    configs_of,
+)
 from fairseq_ffn.models.transformer_ffn import TransformerFfnModel
 
 
@@ -61,9 +67,8 @@ def test_prints_every_architecture() -> None:
     command = [sys.executable, "-m", "fairseq_ffn.cli.main", "archs"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
-    for size in SIZES:
-        for config in CONFIGS:
-            assert row(result.stdout, architecture_name(size, config))
+    for size, config in all_architectures():
+        assert row(result.stdout, architecture_name(size, config))
     assert "custom" not in result.stdout
     assert "INFO" not in result.stdout and "tensorboardX" not in result.stdout
 
@@ -93,12 +98,24 @@ def test_rows_of_transformer_big(capsys: pytest.CaptureFixture) -> None:
     assert "transformer_ffn_base" not in table
 
 
+def test_rows_of_the_decoder_only_model(capsys: pytest.CaptureFixture) -> None:
+    table = printed(capsys, "--size", "decoder_only_big")
+    assert row(table, "transformer_ffn_decoder_only_big_baseline") == [
+        *("transformer_ffn_decoder_only_big_baseline", "202.7M", "100", "151.2M", "100"),
+        *("140.5M", "151.0M", "1.00", "-", "independent 4,096", "series"),
+        "Table 6, Decoder-Only",
+    ]
+    assert row(table, "transformer_ffn_decoder_only_big_shared_dec_wide")[7:10] == [
+        *("8.29", "-", "shared 49,152"),
+    ]
+
+
 def test_columns_are_aligned(capsys: pytest.CaptureFixture) -> None:
-    for size in SIZES:
+    for size in ALL_SIZES:
         lines = printed(capsys, "--size", size).splitlines()
         header = next(line for line in lines if line.startswith("architecture "))
         rows = [line for line in lines if line.startswith("transformer_ffn_")]
-        assert len(rows) == len(CONFIGS)
+        assert len(rows) == len(configs_of(size))
         for column in ("encoder FFN", "decoder FFN", "block", "from"):  # aligned to the left
             start = header.index(column)
             assert {line[start - 1] for line in rows} == {" "}
@@ -134,7 +151,7 @@ def test_json_holds_the_exact_counts(capsys: pytest.CaptureFixture) -> None:
     found = json.loads(printed(capsys, "--json", "--vocab-size", "1000"))
     assert found["vocabulary"] == 1000
     names = [record["arch"] for record in found["architectures"]]
-    assert names == [architecture_name(size, config) for size in SIZES for config in CONFIGS]
+    assert names == [architecture_name(size, config) for size, config in all_architectures()]
     for record in found["architectures"]:
         args = arguments(record["arch"], share_all_embeddings=True)
         shape = shape_of(args, 1000)
@@ -208,6 +225,16 @@ def test_flags_of_the_extra_row_are_those_of_training(capsys: pytest.CaptureFixt
     assert record["multiply_adds"]["source_token"] == count_multiply_adds(shape).source_token
     assert sorted(record["source"].split()) == sorted(flags)
     assert set(given) <= set(archs.CUSTOM_FLAGS)
+
+
+def test_the_extra_row_is_of_the_sizes_that_have_both_stacks(capsys) -> None:
+    sizes = {r["size"] for r in records(capsys, "--encoder-ffn-layout", "shared")}
+    assert sizes == set(SIZES)
+    rows = records(capsys, "--size", "decoder_only_big", "--decoder-ffn-layout", "cycle:2")
+    assert rows[-1]["arch"] == "custom" and rows[-1]["encoder_layers"] == 0
+    assert rows[-1]["parameters"]["body"] == rows[0]["parameters"]["body"] - 10 * 8_393_728
+    line = refused(capsys, "--size", "decoder_only_big", "--encoder-ffn-layout", "shared")
+    assert "size decoder_only_big: --encoder-ffn-layout shared" in line
 
 
 # --- errors ---------------------------------------------------------------------------------------

@@ -26,7 +26,11 @@ from fairseq_ffn.costs import (
 )
 from fairseq_ffn.errors import UserError
 from fairseq_ffn.layouts import parse_model_layouts
-from fairseq_ffn.models.architectures import CONFIGS, SIZES, architecture_name
+from fairseq_ffn.models.architectures import (
+    CONFIGS,
+    all_architectures,
+    architecture_name,
+)
 
 #: rows of the one embedding matrix that the sizes of One Wide FFN imply
 PAPER_VOCABULARY = 50368
@@ -81,8 +85,9 @@ def test_parameters_of_tiny_architectures(config: str) -> None:
     assert_parameters_match(build(arch, for_task=two), shape_of(arguments(arch), 54, 35))
 
 
-@pytest.mark.parametrize("size", [size for size in SIZES if size != "tiny"])
-@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize(
+    ("size", "config"), [pair for pair in all_architectures() if pair[0] != "tiny"]
+)
 def test_parameters_of_large_architectures(size: str, config: str) -> None:
     arch = architecture_name(size, config)
     with torch.device("meta"):  # shapes without memory
@@ -121,6 +126,54 @@ def test_parameters_with_single_options(flags: Dict[str, object], words: tuple) 
         model = build("transformer_ffn", for_task=task(*words), **flags)
     shape = shape_of(arguments("transformer_ffn", **flags), *(n + 4 for n in words if n))
     assert_parameters_match(model, shape)
+
+
+ONE_STACK = "transformer_ffn_decoder_only"
+
+
+@st.composite
+def one_stack_models(draw: st.DrawFn) -> Dict[str, object]:
+    """Flags of a small decoder-only model."""
+    layers = draw(st.integers(min_value=1, max_value=4))
+    flags: Dict[str, object] = {
+        "decoder_layers": layers,
+        "decoder_embed_dim": draw(st.sampled_from([4, 6, 8])),
+        "decoder_ffn_embed_dim": draw(st.sampled_from([3, 10, 17])),
+        "decoder_attention_heads": 2,
+        "decoder_ffn_layout": draw(layout_strings(layers, False, True)),
+        "decoder_self_attn_layout": draw(layout_strings(layers, False, False)),
+        "decoder_block": draw(st.sampled_from(["series", "parallel"])),
+        "target_positions": draw(st.sampled_from(["continue", "restart"])),
+        "max_source_positions": draw(st.sampled_from([8, 11])),
+        "max_target_positions": draw(st.sampled_from([8, 13])),
+    }
+    for name in (
+        "decoder_normalize_before",
+        "share_ffn_norm",
+        "layernorm_embedding",
+        "decoder_learned_pos",
+        "no_decoder_final_norm",
+        "no_token_positional_embeddings",
+    ):
+        flags[name] = draw(st.booleans())
+    if flags["decoder_block"] == "parallel":
+        own = draw(st.booleans()) and flags["decoder_normalize_before"]
+        flags["parallel_norm"] = "own" if own else "shared"
+        flags["share_ffn_norm"] = flags["share_ffn_norm"] and own
+    return flags
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=SLOW)
+@given(one_stack_models(), st.integers(3, 9), st.integers(1, 8), st.integers(1, 8))
+def test_costs_of_random_decoder_only_models(
+    flags: Dict[str, object], words: int, source: int, target: int
+) -> None:
+    model = build(ONE_STACK, for_task=task(words), **flags)
+    shape = shape_of(arguments(ONE_STACK, **flags), words + 4)
+    assert_parameters_match(model, shape)
+    assert count_sentence_pair(shape, source, target) == measured_multiply_adds(
+        model, source, target
+    )
 
 
 @pytest.mark.parametrize("share_ffn_norm", [False, True])
@@ -249,9 +302,11 @@ def test_parameters_of_random_models(drawn: Tuple[Dict[str, object], Task]) -> N
 # --- multiply-adds of real models -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("config", CONFIGS)
-def test_multiply_adds_of_tiny_architectures(config: str) -> None:
-    arch = architecture_name("tiny", config)
+@pytest.mark.parametrize(
+    ("size", "config"), [pair for pair in all_architectures() if "tiny" in pair[0]]
+)
+def test_multiply_adds_of_tiny_architectures(size: str, config: str) -> None:
+    arch = architecture_name(size, config)
     shape = shape_of(arguments(arch, **ONE_MATRIX), 31)
     model = build(arch, **ONE_MATRIX)
     for source, target in ((5, 7), (9, 2)):
@@ -316,7 +371,10 @@ def test_formulas_of_ffn_attention_and_norm() -> None:
     assert count_parameters(one_layer(layernorm_embedding=True)).body == body + 2 * norm
 
 
-@pytest.mark.parametrize(("size", "millions"), [("big", 176.36), ("base", 44.14), ("deep", 184.75)])
+@pytest.mark.parametrize(
+    ("size", "millions"),
+    [("big", 176.36), ("base", 44.14), ("deep", 184.75), ("decoder_only_big", 151.15)],
+)
 def test_bodies(size: str, millions: float) -> None:
     assert count_parameters(paper_shape(size)).body / 1e6 == pytest.approx(millions, abs=0.01)
 
@@ -366,6 +424,7 @@ PRINTED = [
     ("deep", "baseline", {}, 236, None),
     ("deep", "shared_enc_no_dec", {}, 127, None),
     ("deep", "one_wide", {}, 236, None),
+    ("decoder_only_big", "shared_dec", {}, 110, None),
     # Table 7
     *(
         ("big", "baseline", {"encoder_ffn_layout": f"{strategy}:{modules}"}, printed, exact)
@@ -436,6 +495,15 @@ def test_sizes_with_other_vocabularies(
         assert abs(count_parameters(shape_of(args, rows)).total / 1e6 - printed) < 0.5
 
 
+@pytest.mark.parametrize(
+    ("config", "printed"), [("baseline", 202), ("shared_dec", 110), ("shared_dec_wide", 202)]
+)
+def test_decoder_only_sizes(config: str, printed: int) -> None:
+    """Table 6; 202M implies about 49.7k rows, a few hundred fewer than 228M."""
+    args = arguments(architecture_name("decoder_only_big", config))
+    assert abs(count_parameters(shape_of(args, 49_700)).total / 1e6 - printed) < 0.5
+
+
 def test_the_stated_32k_symbols_give_another_size() -> None:
     args = arguments("transformer_ffn_big", **ONE_MATRIX)
     assert count_parameters(shape_of(args, 32_000)).total / 1e6 == pytest.approx(209, abs=0.5)
@@ -474,6 +542,22 @@ def test_multiply_adds_of_a_token_pair(
         shape.decoder_layers * 2 * d**2
     )
     assert costs.target_token == shape.decoder_layers * (6 * d**2 + 2 * d * decoder_ffn)
+
+
+def test_multiply_adds_of_the_decoder_only_model() -> None:
+    """A token that passes through all of the stack: 151M, and 8.3 times as much when wide."""
+    d, f = 1024, 4096
+    usual, wide = (
+        count_multiply_adds(paper_shape("decoder_only_big", config))
+        for config in ("baseline", "shared_dec_wide")
+    )
+    assert usual.target_token == 12 * (4 * d**2 + 2 * d * f)
+    assert wide.target_token == 12 * (4 * d**2 + 2 * d * 12 * f)
+    assert usual.target_token / 1e6 == pytest.approx(151, abs=0.6)
+    assert wide.target_token / usual.target_token == pytest.approx(8.3, abs=0.05)
+    # of the last layer a source token takes keys and values
+    assert usual.target_token - usual.source_token == 2 * d**2 + 2 * d * f
+    assert wide.target_token - wide.source_token == 2 * d**2 + 2 * d * 12 * f
 
 
 def test_one_wide_costs_four_baselines() -> None:

@@ -42,6 +42,17 @@ def test_costs_of_a_checkpoint(tmp_path):
     assert costs_of_checkpoint(path) == ModelCosts(ARCH, total, body, source, target)
 
 
+def test_costs_of_a_decoder_only_checkpoint(tmp_path):
+    path, arch = tmp_path / "checkpoint_last.pt", "transformer_ffn_decoder_only_tiny_shared_dec"
+    flags = {name: value for name, value in SMALL.items() if name.startswith("decoder_")}
+    model, args = build(arch, for_task=task(27), **flags), arguments(arch, **flags)
+    torch.save({**OTHERS, "args": args, "cfg": None, "model": model.state_dict()}, path)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    target = 3 * (4 * D * D + 2 * D * F)
+    source = target - (2 * D * D + 2 * D * F)  # keys and values alone in the last layer
+    assert costs_of_checkpoint(path) == ModelCosts(arch, total, total - 31 * D, source, target)
+
+
 def test_a_report_has_the_costs_of_its_runs(tmp_path):
     run = make_run(tmp_path / "run", 1, speed=100.0)
     model = save(run / "checkpoints" / "checkpoint_last.pt")
