@@ -86,7 +86,10 @@ def _encoder_flags(args: argparse.Namespace) -> Iterator[str]:
 
 def _cross_attention(args: argparse.Namespace) -> Iterator[str]:
     layout = getattr(args, "decoder_cross_attn_layout", None)
-    if layout not in (None, "independent"):
+    # pruning writes "independent" out for the layers that are left, such as 1,3
+    names = str(layout).split(",")
+    written_out = all(name.isdecimal() for name in names) and len(set(names)) == len(names)
+    if layout not in (None, "independent") and not written_out:
         yield f"--decoder-cross-attn-layout '{layout}': {MODEL} has no cross-attention to lay out"
     if getattr(args, "decoder_block", None) == "parallel-cross-ffn":
         yield (
