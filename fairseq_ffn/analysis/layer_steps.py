@@ -86,7 +86,9 @@ def layers_of(model: Any) -> Dict[LayerAddress, nn.Module]:
     for stack in STACKS:
         layers = getattr(getattr(model, stack, None), "layers", None)
         if layers is None:
-            raise UserError(f"{type(model).__name__} has no {stack} layers; analysis needs both stacks")
+            raise UserError(
+                f"{type(model).__name__} has no {stack} layers; analysis needs both stacks"
+            )
         for index, layer in enumerate(layers):
             address = LayerAddress(stack, index)
             if not hasattr(layer, "self_attn") or not hasattr(layer, "fc1"):

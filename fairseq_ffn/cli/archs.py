@@ -130,7 +130,9 @@ def run(args: argparse.Namespace) -> None:
     for size, rows in sizes.items():
         digits = 1 if rows[0].parameters.total > 50e6 else 2
         projection = _millions(rows[0].multiply_adds.output_projection, digits)
-        print(f"\n{size}: {ALL_SIZES[size].source}; output projection: {projection} per target token")
+        print(
+            f"\n{size}: {ALL_SIZES[size].source}; output projection: {projection} per target token"
+        )
         print("\n".join(_table(rows, digits)))
 
 

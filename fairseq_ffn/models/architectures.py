@@ -130,9 +130,7 @@ DECODER_ONLY_CONFIGS: Dict[str, Config] = {
         "Table 6, SharedDec wide", {"decoder_ffn_layout": "shared"}, one_wide=True
     ),
     "no_dec": Config("section 4, NoDec", {"decoder_ffn_layout": "none"}),
-    "parallel": Config(
-        "PAF", {"decoder_ffn_layout": "independent", "decoder_block": "parallel"}
-    ),
+    "parallel": Config("PAF", {"decoder_ffn_layout": "independent", "decoder_block": "parallel"}),
     "shared_dec_wide_parallel": Config(
         "SharedDec wide in PAF blocks (ours)",
         {"decoder_ffn_layout": "shared", "decoder_block": "parallel"},

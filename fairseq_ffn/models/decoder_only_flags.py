@@ -121,13 +121,15 @@ def _options(args: argparse.Namespace) -> Iterator[str]:
             f"is --decoder-embed-dim {args.decoder_embed_dim}"
         )
     ddp = getattr(args, "ddp_backend", None)
-    if getattr(args, "checkpoint_activations", False) or getattr(args, "offload_activations", 0):
-        if ddp in ("c10d", "pytorch_ddp") and flags.processes(args) > 1:
-            yield (
-                f"--checkpoint-activations with --ddp-backend {ddp} can't be honoured by {MODEL}: "
-                "DDP sees a layer's gradient once for the source and once for the target; use "
-                "--ddp-backend legacy_ddp"
-            )
+    recomputes = any(
+        getattr(args, name, False) for name in ("checkpoint_activations", "offload_activations")
+    )
+    if recomputes and ddp in ("c10d", "pytorch_ddp") and flags.processes(args) > 1:
+        yield (
+            f"--checkpoint-activations with --ddp-backend {ddp} can't be honoured by {MODEL}: DDP "
+            "sees a layer's gradient once for the source and once for the target; use "
+            "--ddp-backend legacy_ddp"
+        )
     if ddp == "fully_sharded":
         yield (
             f"--ddp-backend fully_sharded can't be honoured by {MODEL}: a layer gives parts of "

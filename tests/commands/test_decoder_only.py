@@ -1,4 +1,4 @@
-"""transformer_ffn_decoder_only on real command lines: trained, averaged, decoded, measured, refused."""
+"""The decoder-only model on real command lines: trained, averaged, decoded, measured, refused."""
 
 from __future__ import annotations
 
