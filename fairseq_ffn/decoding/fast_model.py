@@ -349,6 +349,8 @@ def why_plain(model: Any, generation: Any) -> Optional[str]:
 
 def _unknown_part(encoder: nn.Module, decoder: nn.Module) -> Optional[str]:
     """A part of fairseq's Transformer that the fast layers don't have."""
+    if not hasattr(encoder, "layers"):
+        return f"{type(encoder).__name__} has no layers of its own"
     if decoder.adaptive_softmax is not None:
         return "of --adaptive-softmax-cutoff"
     if decoder.cross_self_attention:

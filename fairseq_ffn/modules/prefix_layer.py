@@ -15,6 +15,7 @@ from fairseq.models.transformer import TransformerConfig
 from torch import Tensor
 
 from fairseq_ffn.modules.decoder_layer import (
+    ChunkedDecoderLayer,
     DecoderLayer,
     DecoderLayerWithoutFeedForward,
     IncrementalState,
@@ -31,6 +32,8 @@ def build_prefix_layer(
         return ParallelPrefixLayer(cfg, plan, pool, no_encoder_attn)
     if plan.ffn is None:
         return PrefixLayerWithoutFeedForward(cfg, plan, pool, no_encoder_attn)
+    if plan.ffn_chunk:
+        return ChunkedPrefixLayer(cfg, plan, pool, no_encoder_attn)
     return PrefixLayer(cfg, plan, pool, no_encoder_attn)
 
 
@@ -124,6 +127,10 @@ class PrefixMixin:
 
 class PrefixLayer(PrefixMixin, DecoderLayer):
     """Self-attention, then FFN, in series."""
+
+
+class ChunkedPrefixLayer(PrefixMixin, ChunkedDecoderLayer):
+    """The same, whose FFN takes little memory in training."""
 
 
 class PrefixLayerWithoutFeedForward(PrefixMixin, DecoderLayerWithoutFeedForward):

@@ -10,7 +10,7 @@ from typing import Dict, List, Tuple
 
 import pytest
 import torch
-from fairseq.dataclass.configs import EMAConfig
+from fairseq.dataclass.configs import EMAConfig, FairseqConfig
 from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.models.ema.ema import EMA
 from helpers import (
@@ -26,6 +26,7 @@ from helpers import (
     task,
 )
 from modules.literal import CLOSE, ffn, linear, norm
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from fairseq_ffn.errors import UserError
@@ -543,6 +544,28 @@ def test_what_changes_nothing_or_can_be_honoured_is_taken(given):
     # a checkpoint's flags are settled already, and give the same model
     settled = {name: value for name, value in vars(again).items() if name != "arch"}
     assert vars(arguments(ARCH, **settled)) == vars(again)
+
+
+def test_a_wide_ffn_in_chunks_has_the_gradients_of_a_whole_one():
+    """``--ffn-chunk-width``: layers of another class, and the same function."""
+    found = []
+    for chunk in (0, 7):
+        flags = {**SHAPE, **PRE, "decoder_ffn_layout": "shared", "ffn_chunk_width": chunk}
+        training = randomise(build(ARCH, dtype=torch.float64, **flags)).train()
+        found.append(gradients(training, batch()))
+    for at_name, expected in found[0].items():
+        assert torch.allclose(found[1][at_name], expected, rtol=1e-6, atol=1e-6), at_name
+
+
+@pytest.mark.parametrize("option", ["print_alignment", "replace_unk"])
+def test_decoding_options_that_need_cross_attention_are_refused(option):
+    cfg = OmegaConf.structured(FairseqConfig())
+    built_at_random(ARCH, **SHAPE).prepare_for_inference_(cfg)
+    setattr(cfg.generation, option, "hard" if option == "print_alignment" else "align.txt")
+    with pytest.raises(
+        UserError, match=f"--{option.replace('_', '-')}: needs the weights of cross"
+    ):
+        built_at_random(ARCH, **SHAPE).prepare_for_inference_(cfg)
 
 
 def test_two_dictionaries_are_refused():
