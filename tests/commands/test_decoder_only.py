@@ -103,7 +103,7 @@ def test_measured_decoding_gives_the_same_translations_and_a_record(lab, tmp_pat
 
 def test_paired_latency_of_a_checkpoint(lab, tmp_path):
     checkpoint, report = trained(lab) / "average.pt", tmp_path / "comparison.json"
-    short = words("--batch-sizes 1 --batches 2 --passes 2 --gen-subset test")
+    short = words("--cpu --batch-sizes 1 --rounds 1 --sentences 5 --warmup 1 --beam 1")
     given = [checkpoint, checkpoint, "--data", lab.data(), *short, "--output", report]
     assert main(["compare-latency", *map(str, given)]) == 0
     assert [one["arch"] for one in json.loads(report.read_text())["models"]] == [ARCH, ARCH]
