@@ -1,10 +1,9 @@
 """oneDNN instead of MKL for float32 matrix products on a CPU: the switch.
 
-PyTorch multiplies float32 matrices by MKL, which on AMD's CPUs uses half of the width that AVX-512
-has. oneDNN, which PyTorch brings along for bfloat16, uses all of it: 2.5 times as fast on a Zen 5,
-as fast on a Zen 4, whose units are half as wide. The public way in is the switch that *allows*
-oneDNN to compute in bfloat16 inside. A CPU with AVX-512 but without AMX has no such kernel, and
-then oneDNN's float32 kernel runs; so a product is checked before it is relied upon.
+PyTorch multiplies float32 matrices by MKL. How oneDNN, which PyTorch brings along for bfloat16,
+compares depends on the CPU, so it is measured (``cpu_speed.py``). The public way in is the switch
+that *allows* oneDNN to compute in bfloat16 inside; whether it does depends on the CPU as well, so a
+product is checked before it is relied upon.
 """
 
 from __future__ import annotations

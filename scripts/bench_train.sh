@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Training against stock fairseq: words/s and loss of every documented way to train, and the memory of
-# a wide FFN. The tables of docs/performance.md; 10 minutes on an idle machine, after the quick start.
+# a wide FFN. The tables of docs/performance.md. Needs an idle machine and the quick start's data.
 #   bash scripts/bench_train.sh                   everything -> runs/bench_train_*.json
 #   bash scripts/bench_train.sh speed|loss|memory
 # Threads: BENCH_THREADS (default: 1).

@@ -114,7 +114,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cpu-matmul",
         choices=CHOICES["cpu_matmul"],
         help="library for float32 matrix products while training on a CPU: PyTorch's default; "
-        "onednn, twice as fast on some AMD CPUs with AVX-512; auto: measured once on this machine "
+        "onednn, which some CPUs run faster; auto: measured once on this machine "
         "(default: default)",
     )
     parser.add_argument(

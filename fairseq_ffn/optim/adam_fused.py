@@ -1,8 +1,8 @@
 """``--optimizer adam_fused``: fairseq's Adam in one pass over the parameters.
 
-fairseq's Adam makes about ten passes over memory and ten small calls for each parameter, which is a
-fifth of an update of a small Transformer on a CPU. PyTorch's fused kernel makes one. Flags, formula
-and state are those of fairseq's ``adam``; only the order of rounding differs.
+fairseq's Adam makes several passes over memory and about ten small calls for each parameter;
+PyTorch's fused kernel makes one. Flags, formula and state are those of fairseq's ``adam``; only the
+order of rounding differs.
 """
 
 from __future__ import annotations
