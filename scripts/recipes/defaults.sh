@@ -45,6 +45,9 @@ TEST_LINES=''              # all
 mini_model() {
   local arch=$1 words word size=${1#transformer_ffn_} factor=16 layers='--encoder-layers 6 --decoder-layers 6'
   size=${size%%_*}
+  if [[ $arch == *_decoder_only_* ]]; then
+    arch=${arch/_only_big_/_only_tiny_} size=tiny layers=''
+  fi
   case $size in
     base) factor=8 ;;
     deep) layers='--encoder-layers 12 --decoder-layers 2' ;;

@@ -68,8 +68,10 @@ begin() {
   LOG=$WORK/logs/$STEP.log
   # children hold the lock too: what a killed step left running has to end before the next starts
   if [ "$NODE_RANK" = 0 ] && [ "$STEP" != run ]; then
-    exec 9>"$WORK/lock.$STEP"
-    flock -n 9 || die "another $STEP is at work in $WORK"
+    local where=$WORK
+    case $STEP in 01_* | 02_* | 03_* | 04_*) where=$DATA_WORK ;; esac
+    exec 9>"$where/lock.$STEP"
+    flock -n 9 || die "another $STEP is at work in $where"
   fi
   say "$TITLE${MINI:+, miniature}: $WORK"
 }
