@@ -1,7 +1,7 @@
 """What training costs: multiply-adds, activation memory and estimated GPU hours of every model.
 
     bash scripts/wmt22_en_de/costs.sh
-    python scripts/recipes/costs.py --table 'baseline transformer_ffn_big_baseline' --updates 80000 \
+    python scripts/recipes/costs.py --table 'big transformer_ffn_big_baseline' --updates 80000 \
         --batch-tokens 458752
 
 Multiply-adds are exact (fairseq_ffn/costs.py). The rest is estimated, by these formulas; nothing

@@ -13,6 +13,7 @@ Which pairs are sampled depends on their hash alone: the same text gives the sam
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 from pathlib import Path
 from typing import Dict, Iterator, List, Tuple
@@ -61,8 +62,9 @@ def main() -> None:
             models = {source: (0,), target: (1,)}
         pieces: Dict[str, None] = {}
         for name, sides in models.items():
-            train(args, kept, sides, folder / name)
-            pieces.update(dict.fromkeys(pieces_of(folder / f"{name}.model")))
+            model = train(args, kept, sides, name)
+            (folder / f"{name}.model").write_bytes(model)
+            pieces.update(dict.fromkeys(pieces_of(model)))
         symbols = [*pieces, *(tag(language) for language in args.tags)]
         padding = -(len(symbols) + SPECIAL) % MULTIPLE
         with open(folder / "dict.txt", "w", encoding="utf-8", newline="\n") as file:
@@ -92,20 +94,21 @@ def sample(
 
 
 def train(
-    args: argparse.Namespace, kept: Dict[str, int], sides: Tuple[int, ...], prefix: Path
-) -> None:
-    """One sentencepiece model.
+    args: argparse.Namespace, kept: Dict[str, int], sides: Tuple[int, ...], name: str
+) -> bytes:
+    """One sentencepiece model, without the name of its file: the same text gives the same bytes.
 
     Raises:
         UserError: the text is too small for so many pieces.
     """
     import sentencepiece
 
-    logger.info(f"sentencepiece: {prefix.name}, {args.size:,} pieces, {args.type}")
+    model = io.BytesIO()
+    logger.info(f"sentencepiece: {name}, {args.size:,} pieces, {args.type}")
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=sample(args.clean, kept, args.lines, args.temperature, sides),
-            model_prefix=str(prefix),
+            model_writer=model,
             vocab_size=args.size,
             model_type=args.type,
             character_coverage=args.coverage,
@@ -116,18 +119,16 @@ def train(
     except RuntimeError as error:
         raise UserError(
             f"sentencepiece can't make {args.size} pieces of {args.clean}: "
-            f"{str(error).strip().splitlines()[-1]}"
+            f"{str(error).strip().splitlines()[-1].rpartition('] ')[2]}"
         ) from error
+    return model.getvalue()
 
 
-def pieces_of(model: Path) -> List[str]:
+def pieces_of(model: bytes) -> List[str]:
     """The pieces, without sentencepiece's own <unk>, <s> and </s>."""
     import sentencepiece
 
-    try:
-        processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
-    except (RuntimeError, OSError) as error:  # it doesn't notice when writing fails
-        raise UserError(f"{model} can't be read back; is the disk full?") from error
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     return [processor.id_to_piece(index) for index in range(3, len(processor))]
 
 
