@@ -34,6 +34,5 @@ test     tatoeba           en-de      text    data-bin/tatoeba_en_de/raw/test.{e
   VOCABULARY_SIZE=2000
   PART_LINES=100000
   BUCKET_LINES=100000
-  UPDATES=40
   MINI_MODELS='baseline shared_dec_wide'
 }

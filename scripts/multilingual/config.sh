@@ -97,7 +97,6 @@ test     flores101         cs-de-en-fr  text  https://dl.fbaipublicfiles.com/flo
   SHARDS=1
   VOCABULARY_SIZE=2000
   COVERAGE=1.0
-  UPDATES=40
   MINI_MODELS='baseline one_wide'
   MINI_MIRROR=multilingual
 }

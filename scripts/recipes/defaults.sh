@@ -63,12 +63,14 @@ mini_model() {
 
 # What --mini shrinks everywhere: sizes and data, nothing else.
 mini_sizes() {
-  WARMUP=20
-  BATCH_TOKENS=2048
-  MAX_TOKENS=1024
-  SAVE_EVERY=20
+  UPDATES=12
+  WARMUP=4
+  BATCH_TOKENS=1024
+  MAX_TOKENS=512
+  SAVE_EVERY=4
   AVERAGE=2
-  LOG_EVERY=10
+  LOG_EVERY=1
+  DATA_BUFFER=0            # the thread that reads ahead can abort a process that ends soon
   VOCABULARY_LINES=100000
   LATENCY_RUNS=2
   LATENCY_SENTENCES=20

@@ -31,6 +31,7 @@ COMMON_OPTIONS='Options that all steps take (run.sh hands them to each):
   --language-id        02_clean drops pairs in other languages (needs py3langid)
   --gpus N             processes of a training on this machine (default: its GPUs, else 1)
   --nodes N --node-rank R --rendezvous HOST:PORT     training on several machines
+  --updates N          updates of a training (default: as in config.sh)
   --max-tokens N       tokens on one GPU at once; the batch of an update stays as configured
   --cpu                train and translate on the CPU even if there is a GPU
   --dry-run            print the commands, run nothing
@@ -45,7 +46,7 @@ die() {
 # begin "$@": everything up to the work
 begin() {
   MINI='' DRY_RUN='' WORK='' MODEL_NAMES='' RAW_DIR='' MIRROR='' VOCABULARY='' LANGUAGE_ID=''
-  GPUS='' NODES=1 NODE_RANK=0 RENDEZVOUS='' GPU_TOKENS='' CPU='' LOG=''
+  GPUS='' NODES=1 NODE_RANK=0 RENDEZVOUS='' GPU_TOKENS='' CPU='' LOG='' ASKED_UPDATES=''
   WORKERS=$(getconf _NPROCESSORS_ONLN)
   OPTIONS=("$@")
   parse_options "$@"
@@ -58,6 +59,7 @@ begin() {
   DATA_WORK=${DATA_WORK:-$WORK}
   VOCABULARY=${VOCABULARY:-$VOCABULARY_KIND}
   GPU_TOKENS=${GPU_TOKENS:-$MAX_TOKENS}
+  UPDATES=${ASKED_UPDATES:-$UPDATES}
   choose_models
   if [ -n "$DRY_RUN" ]; then
     PYTHON=${RECIPES_PYTHON:-python}
@@ -85,7 +87,7 @@ parse_options() {
       --language-id) LANGUAGE_ID=1 ;;
       --cpu) CPU=1 ;;
       --work | --models | --workers | --raw-dir | --mirror | --vocabulary | --gpus | --nodes | \
-        --node-rank | --rendezvous | --max-tokens)
+        --node-rank | --rendezvous | --updates | --max-tokens)
         [ $# -ge 2 ] || die "$1: needs a value; see --help"
         case $1 in
           --work) WORK=$2 ;;
@@ -101,6 +103,7 @@ parse_options() {
           --node-rank)
             [[ $2 =~ ^[0-9]+$ ]] || die "--node-rank $2: not a number"; NODE_RANK=$2 ;;
           --rendezvous) RENDEZVOUS=$2 ;;
+          --updates) ASKED_UPDATES=$(number "$@") ;;
           --max-tokens) GPU_TOKENS=$(number "$@") ;;
         esac
         shift ;;

@@ -47,7 +47,6 @@ one_wide_parallel         transformer_ffn_base_one_wide_parallel
 mini() {
   mini_sizes
   VOCABULARY_SIZE=1500
-  UPDATES=40
   MINI_MODELS='baseline one_wide'
   MINI_MIRROR=wmt16_en_ro
 }

@@ -112,7 +112,6 @@ test     generaltest2022   en-de      text    https://github.com/wmt-conference/
   SUBSETS='generaltest2022 newstest2014'
   SHARDS=2
   VOCABULARY_SIZE=2000
-  UPDATES=40
   MINI_MODELS='baseline one_wide'
   MINI_MIRROR=wmt22_en_de
 }
