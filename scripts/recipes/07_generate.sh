@@ -29,7 +29,7 @@ for name in "${CHOSEN[@]}"; do
     run bash -o pipefail -c "$(quoted fairseq-generate "$DATA_WORK/bin/0000" \
       --user-dir "$ROOT/fairseq_ffn" --task translation_latency \
       --source-lang "$source" --target-lang "$target" \
-      --path "$WORK/models/$name/averaged.pt" --gen-subset "$(subset_name "$subset")" \
+      --path "$WORK/models/$name/checkpoint_averaged.pt" --gen-subset "$(subset_name "$subset")" \
       --beam "$BEAM" --remove-bpe sentencepiece --required-batch-size-multiple 1 \
       --latency-report "$output/latency.json" "${how[@]}" ${CPU:+--cpu}) >$(quoted "$output/generate.log.tmp")"
     run mv "$output/generate.log.tmp" "$output/generate.log"

@@ -15,7 +15,7 @@ settings=("$LATENCY_SENTENCES" "$LATENCY_RUNS" "$BEAM")
 models=()
 for name in "${CHOSEN[@]}"; do
   settings+=("$name" "$(need "06_average.$name" "$name")")
-  models+=("$WORK/models/$name/averaged.pt")
+  models+=("$WORK/models/$name/checkpoint_averaged.pt")
 done
 if ! stamped 09_latency "${settings[@]}"; then
   run mkdir -p "$WORK/results/$folder"
