@@ -109,12 +109,11 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(text, workers):
     work = text.parent / "clean.work"
     command = [sys.executable, str(RECIPES / "clean.py"), "--text", str(text)]
     command += ["--output", str(text.parent / "clean"), *map(str, options)]
-    for ready in (
-        lambda: len(list(work.glob("parts/en-de/set.*"))) > 5,
-        lambda: list(work.glob("clean/en-de/*.gz*")),
-    ):
-        kill_when(command, ready)
-        assert not (text.parent / "clean").exists()
+    kill_when(command, lambda: len(list(work.glob("parts/en-de/set.*/counts.json"))) > 5)
+    done = {path: path.stat().st_ino for path in work.glob("parts/en-de/set.0????/counts.json")}
+    kill_when(command, lambda: list(work.glob("clean/en-de/*.gz*")))
+    assert len(done) > 4 and all(path.stat().st_ino == number for path, number in done.items())
+    assert not (text.parent / "clean").exists()
     done = clean(text, *options)
     assert files(text.parent / "clean") == files(text.parent / "whole")
     assert not work.exists() and "error" not in done.err
