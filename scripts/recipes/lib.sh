@@ -66,13 +66,13 @@ begin() {
     return
   fi
   set_up
-  mkdir -p "$WORK/logs" "$WORK/stamps" "$DATA_WORK/stamps"
+  mkdir -p "$WORK/logs" "$WORK/stamps" "$DATA_WORK/logs" "$DATA_WORK/stamps"
   LOG=$WORK/logs/$STEP.log
   # children hold the lock too: what a killed step left running has to end before the next starts
   if [ "$NODE_RANK" = 0 ] && [ "$STEP" != run ]; then
     local where=$WORK
     case $STEP in 01_* | 02_* | 03_* | 04_*) where=$DATA_WORK ;; esac
-    exec 9>"$where/lock.$STEP"
+    exec 9>"$where/logs/$STEP.lock"
     flock -n 9 || die "another $STEP is at work in $where"
   fi
   say "$TITLE${MINI:+, miniature}: $WORK"

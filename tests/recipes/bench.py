@@ -19,6 +19,16 @@ from typing import Dict, Iterator, List, Mapping, Optional, Sequence
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPES = REPOSITORY / "scripts" / "recipes"
 DATA = Path(os.environ.get("FFN_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+
+#: the environment of scripts/recipes/mtdata.sh, None if it isn't there, and a place for its index
+MTDATA_VENV = Path(os.environ.get("FAIRSEQ_FFN_MTDATA_VENV", REPOSITORY / ".venv-mtdata"))
+MTDATA_PYTHON: Optional[str] = os.environ.get("FAIRSEQ_FFN_MTDATA_PYTHON") or str(
+    MTDATA_VENV / "bin" / "python"
+)
+if not Path(MTDATA_PYTHON).exists():
+    MTDATA_PYTHON = None
+MTDATA_CACHE = MTDATA_VENV / "cache"
+
 EXPERIMENTS = ("wmt22_en_de", "wmt16_en_ro", "multilingual", "decoder_only")
 STEPS = (
     *("01_download", "02_clean", "03_vocabulary", "04_binarise", "05_train", "06_average"),

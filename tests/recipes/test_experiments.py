@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -14,7 +13,8 @@ import pytest
 
 from recipes.bench import (
     DATA,
-    REPOSITORY,
+    MTDATA_CACHE,
+    MTDATA_PYTHON,
     STEPS,
     environment,
     files,
@@ -143,14 +143,14 @@ def test_a_full_disk_is_one_line_and_goes_on_with_room(tmp_path, en_ro, mirror):
 
 def test_english_german_from_mtdata_to_the_report(tmp_path):
     """All steps, two models, two shards and two test sets."""
-    if not (os.environ.get("FAIRSEQ_FFN_MTDATA_PYTHON") or (REPOSITORY / ".venv-mtdata").exists()):
+    if MTDATA_PYTHON is None:
         pytest.skip("no mtdata: bash scripts/recipes/mtdata.sh makes its environment")
     served = tmp_path / "served"
     program("mini_mirror.py", "wmt22_en_de", "--output", served, "--data", DATA, "--lines", 2400)
     work = tmp_path / "work"
     with serving(served) as server:
         options = ("--mini", "--work", work, "--mirror", server.url)
-        done = step("wmt22_en_de", "run", *options)
+        done = step("wmt22_en_de", "run", *options, env={"MTDATA": str(MTDATA_CACHE)})
     for name in STEPS[:-1]:
         assert f"[{name}] done; next: bash" in done.err
     assert json.loads((work / "clean" / "counts.json").read_text())["en-de"]["duplicate"] >= 290
