@@ -39,6 +39,7 @@ from normalise import normalise
 from tools import (
     COMPRESSION,
     UserError,
+    explain,
     fingerprint,
     languages_of,
     read_json,
@@ -259,8 +260,12 @@ def bucket_path(folder: Path, bucket: int) -> Path:
 
 def append(folder: Path, bucket: int, lines: List[str]) -> None:
     """Add to a bucket; so there can be more buckets than a process may have open files."""
-    with open(bucket_path(folder, bucket), "ab") as file:
-        file.write(gzip.compress("".join(lines).encode(), COMPRESSION, mtime=0))
+    path = bucket_path(folder, bucket)
+    try:
+        with open(path, "ab") as file:
+            file.write(gzip.compress("".join(lines).encode(), COMPRESSION, mtime=0))
+    except OSError as error:
+        raise UserError(f"{path}: {explain(error)}") from error
 
 
 def join_shard(

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tools import UserError, run_program
 
-#: symbols of the dictionaries: as the parameter counts of the paper imply
+#: tokens of a usual sentence
 LENGTH = 30
 
 
@@ -112,15 +112,19 @@ def cost(args: argparse.Namespace, name: str, arch: str, flags: List[str]) -> Di
 
 def activation_bytes(shape: Any, args: argparse.Namespace) -> int:
     """Kept for the backward pass, per pair of tokens."""
+    # the one stack of a decoder-only model reads both tokens of a pair
+    one_stack = getattr(shape, "decoder_only", False)
     numbers = 0
-    for stack, ffn, attentions, heads in (
-        (shape.encoder, shape.layouts.encoder_ffn, 1, shape.encoder.embed_dim // 64),
-        (shape.decoder, shape.layouts.decoder_ffn, 2, shape.decoder.embed_dim // 64),
+    for stack, ffn, attentions, tokens in (
+        (shape.encoder, shape.layouts.encoder_ffn, 1, 0 if one_stack else 1),
+        (shape.decoder, shape.layouts.decoder_ffn, 1 + shape.cross_attention, 1 + one_stack),
     ):
         d, layers = stack.embed_dim, len(ffn.modules)
         with_ffn = layers - len(ffn.absent)
-        numbers += layers * attentions * (5 * d + 2 * d + 2 * heads * args.length)
-        numbers += with_ffn * (d + 2 * stack.ffn_embed_dim + 2 * d)
+        # 64 numbers a head
+        attention = 5 * d + 2 * d + 2 * (d // 64) * args.length * tokens
+        numbers += tokens * layers * attentions * attention
+        numbers += tokens * with_ffn * (d + 2 * stack.ffn_embed_dim + 2 * d)
     return 2 * numbers + 4 * 3 * args.vocabulary
 
 

@@ -26,6 +26,9 @@ COMPRESSION = 1
 #: errors of a compressed stream that ends early or holds something else
 DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
 
+#: errors of a disk, quota or file that has no room
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 class UserError(Exception):
     """Something the user can mend; its text is one line that says what, where and how."""
@@ -42,7 +45,7 @@ def run_program(name: str, main: Callable[[], None]) -> None:
     except BrokenPipeError:
         sys.exit(1)  # the reader of our output failed, and says why
     except OSError as error:
-        if error.filename is None and error.errno != errno.ENOSPC:
+        if error.filename is None and error.errno not in FULL:
             raise
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(f"{name}: error: {printable(where + explain(error))}")
@@ -57,7 +60,7 @@ def _interrupt(number: int, frame: object) -> None:
 def explain(error: OSError) -> str:
     """An operating system's error in words, with its cure if we know one."""
     text = error.strerror or str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in FULL:
         return f"{text}; make room, then run the same command again: it goes on from here"
     return text
 
