@@ -111,7 +111,7 @@ def kill_when(command: Sequence[str], ready, env: Mapping[str, str] = {}) -> int
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    end = time.monotonic() + 120
+    end = time.monotonic() + 250
     try:
         while not ready():
             assert process.poll() is None, "it ended before it could be killed"

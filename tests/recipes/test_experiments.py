@@ -142,7 +142,7 @@ def test_a_full_disk_is_one_line_and_goes_on_with_room(tmp_path, en_ro, mirror):
 
 
 def test_english_german_from_mtdata_to_the_report(tmp_path):
-    """All steps, two models, two shards and two test sets."""
+    """All steps, two models, two shards and two test sets; killed in each step after the data."""
     if MTDATA_PYTHON is None:
         pytest.skip("no mtdata: bash scripts/recipes/mtdata.sh makes its environment")
     served = tmp_path / "served"
@@ -150,9 +150,22 @@ def test_english_german_from_mtdata_to_the_report(tmp_path):
     work = tmp_path / "work"
     with serving(served) as server:
         options = ("--mini", "--work", work, "--mirror", server.url)
-        done = step("wmt22_en_de", "run", *options, env={"MTDATA": str(MTDATA_CACHE)})
+        env = {"MTDATA": str(MTDATA_CACHE)}
+        signs = (
+            *("models/one_wide/checkpoints/checkpoint_last.pt", "models/*/checkpoint_averaged.pt*"),
+            *("results/*/one_wide/generate.log.tmp", "logs/08_score.log", "logs/09_latency.log"),
+            "report/*",
+        )
+        for sign in signs:
+            command = step_command("wmt22_en_de", "run", *options)
+            kill_when(command, lambda sign=sign: list(work.glob(sign)), env)
+        done = step("wmt22_en_de", "run", *options, env=env)
     for name in STEPS[:-1]:
         assert f"[{name}] done; next: bash" in done.err
+    assert done.err.count("goes on from update") == 0  # it did, in the run that was killed next
+    log = (work / "logs" / "05_train.log").read_text()
+    assert re.search(r"one_wide goes on from update (4|8) of 12", log)
+    assert not list(work.rglob("*.tmp"))
     assert json.loads((work / "clean" / "counts.json").read_text())["en-de"]["duplicate"] >= 290
     results = work / "results" / "generaltest2022"
     for model in ("baseline", "one_wide"):
