@@ -162,7 +162,6 @@ def test_english_german_from_mtdata_to_the_report(tmp_path):
         done = step("wmt22_en_de", "run", *options, env=env)
     for name in STEPS[:-1]:
         assert f"[{name}] done; next: bash" in done.err
-    assert done.err.count("goes on from update") == 0  # it did, in the run that was killed next
     log = (work / "logs" / "05_train.log").read_text()
     assert re.search(r"one_wide goes on from update (4|8) of 12", log)
     assert not list(work.rglob("*.tmp"))
