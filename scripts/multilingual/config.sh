@@ -64,7 +64,7 @@ FILES=$SPBLEU_FILE
 VOCABULARY_SIZE=250000     # paper p. 3
 VOCABULARY_TYPE=unigram    # ours
 COVERAGE=0.9995            # paper p. 3
-VOCABULARY_LINES=10000000  # ours
+VOCABULARY_LINES=5000000   # ours: in some 23 GB
 
 UPDATES=150000             # paper p. 4
 DROPOUT=0                  # paper p. 4

@@ -40,7 +40,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--type", choices=("unigram", "bpe"), default="unigram")
     parser.add_argument("--coverage", type=float, default=1.0, metavar="X", help="of characters")
     parser.add_argument(
-        "--lines", type=int, default=5_000_000, metavar="N", help="pairs of the sample, about"
+        "--lines", type=int, default=2_000_000, metavar="N", help="pairs of the sample, about"
     )
     parser.add_argument("--temperature", type=float, default=1.0, metavar="T")
     parser.add_argument("--tags", nargs="*", default=[], metavar="LANGUAGE")
