@@ -30,6 +30,8 @@ if [ -z "$GPUS" ]; then
     GPUS=$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')
   fi
 fi
+[ "$UPDATES" -ge $((AVERAGE * SAVE_EVERY)) ] ||
+  die "$UPDATES updates are too few: 06_average wants $AVERAGE checkpoints, one every $SAVE_EVERY"
 processes=$((GPUS * NODES))
 # as many steps an update as it takes, then all steps of the same size
 update_freq=$(((BATCH_TOKENS + GPU_TOKENS * processes - 1) / (GPU_TOKENS * processes)))

@@ -185,7 +185,7 @@ def test_english_german_from_mtdata_to_the_report(tmp_path):
 def test_multilingual_scores_every_direction(tmp_path, mirror):
     work = tmp_path / "work"
     options = ("--mini", "--work", work, "--mirror", mirror.url)
-    options += ("--models", "baseline", "--updates", 4)
+    options += ("--models", "baseline", "--updates", 8)
     for name in STEPS[:8]:
         step("multilingual", name, *options)
     results = work / "results" / "flores101"
@@ -206,7 +206,7 @@ def test_multilingual_scores_every_direction(tmp_path, mirror):
 def test_decoder_only_on_the_shipped_corpus(tmp_path):
     pytest.importorskip("fairseq_ffn.models.decoder_only")
     work = tmp_path / "work"
-    options = ("--mini", "--work", work, "--models", "shared_dec_wide", "--updates", 4)
+    options = ("--mini", "--work", work, "--models", "shared_dec_wide", "--updates", 8)
     for name in STEPS[:8]:
         step("decoder_only", name, *options)
     results = work / "results" / "tatoeba" / "shared_dec_wide"
