@@ -130,7 +130,7 @@ def tmx(one: str, ones: List[str], other: str, others: List[str]) -> bytes:
 
 
 def wmt22_en_de(mirror: Mirror, data: Path, lines: int | None) -> None:
-    """newstest 2008 to 2012 as training text, 2013 for validation, 2014 and WMT22's for testing."""
+    """newstest 2008 to 2012 as training text, 2013 for validation, WMT22's test for testing."""
     languages = ("en", "de")
     news = data / "wmt_newstest_en_de"
     if news.is_dir():
@@ -139,15 +139,14 @@ def wmt22_en_de(mirror: Mirror, data: Path, lines: int | None) -> None:
             list(itertools.chain.from_iterable(parts))
             for parts in zip(*(sides(news / year, languages) for year in years))
         ]
-        valid, test = (sides(news / year, languages) for year in ("newstest2013", "newstest2014"))
+        valid = sides(news / "newstest2013", languages)
         general = [
             list(read_lines(data / "wmt22_en_de" / f"generaltest2022.en-de.{name}"))
             for name in ("src.en", "ref.A.de")
         ]
     else:
         train = [side[:13000] for side in sides(TATOEBA / "train", languages)]
-        valid, test = (sides(TATOEBA / split, languages) for split in ("dev", "test"))
-        general = test
+        valid, general = (sides(TATOEBA / split, languages) for split in ("dev", "test"))
     # four sets of different form; the last two have pairs in common
     size = min(lines or len(train[0]), len(train[0]))
     cuts = [0, size // 3, 2 * size // 3, size]
@@ -172,13 +171,6 @@ def wmt22_en_de(mirror: Mirror, data: Path, lines: int | None) -> None:
         {
             "dev/newstest2013-src.en.sgm": sgm(valid[0], "srcset"),
             "dev/newstest2013-ref.de.sgm": sgm(valid[1], "refset"),
-        },
-    )
-    mirror.tar(
-        "www.statmt.org/wmt14/test-full.tgz",
-        {
-            "test-full/newstest2014-deen-src.en.sgm": sgm(test[0], "srcset"),
-            "test-full/newstest2014-deen-ref.de.sgm": sgm(test[1], "refset"),
         },
     )
     inside = "wmt22-news-systems-1.1/txt"

@@ -105,13 +105,11 @@ train    paracrawl-9       en-de      mtdata  ParaCrawl-paracrawl-9-eng-deu
 train    commoncrawl       en-de      mtdata  Statmt-commoncrawl_wmt13-1-deu-eng
 train    rapid-2019        en-de      mtdata  Tilde-rapid-2019-deu-eng
 valid    newstest2013      en-de      sgm     http://www.statmt.org/wmt13/dev.tgz#dev/newstest2013-{src.en,ref.de}.sgm
-test     newstest2014      en-de      sgm     http://www.statmt.org/wmt14/test-full.tgz#test-full/newstest2014-deen-{src.en,ref.de}.sgm
 test     generaltest2022   en-de      text    https://github.com/wmt-conference/wmt22-news-systems/archive/refs/tags/v1.1.tar.gz#wmt22-news-systems-1.1/txt/{sources/generaltest2022.en-de.src.en,references/generaltest2022.en-de.ref.A.de}
 '
   VALID=newstest2013
-  SUBSETS='generaltest2022 newstest2014'
   SHARDS=2
-  VOCABULARY_SIZE=2000
+  VOCABULARY_SIZE=1500
   MINI_MODELS='baseline one_wide'
   MINI_MIRROR=wmt22_en_de
 }

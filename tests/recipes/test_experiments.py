@@ -142,19 +142,19 @@ def test_a_full_disk_is_one_line_and_goes_on_with_room(tmp_path, en_ro, mirror):
 
 
 def test_english_german_from_mtdata_to_the_report(tmp_path):
-    """All steps, two models, two shards and two test sets; killed in each step after the data."""
+    """All steps, two models and two shards; killed in each step after the data."""
     if MTDATA_PYTHON is None:
         pytest.skip("no mtdata: bash scripts/recipes/mtdata.sh makes its environment")
     served = tmp_path / "served"
-    program("mini_mirror.py", "wmt22_en_de", "--output", served, "--data", DATA, "--lines", 2400)
+    program("mini_mirror.py", "wmt22_en_de", "--output", served, "--data", DATA, "--lines", 900)
     work = tmp_path / "work"
     with serving(served) as server:
         options = ("--mini", "--work", work, "--mirror", server.url)
         env = {"MTDATA": str(MTDATA_CACHE)}
         signs = (
-            *("models/one_wide/checkpoints/checkpoint_last.pt", "models/*/checkpoint_averaged.pt*"),
+            *("models/one_wide/checkpoints/checkpoint_last.pt", "logs/06_average.log"),
             *("results/*/one_wide/generate.log.tmp", "logs/08_score.log", "logs/09_latency.log"),
-            "report/*",
+            "logs/10_report.log",
         )
         for sign in signs:
             command = step_command("wmt22_en_de", "run", *options)
@@ -165,7 +165,7 @@ def test_english_german_from_mtdata_to_the_report(tmp_path):
     log = (work / "logs" / "05_train.log").read_text()
     assert re.search(r"one_wide goes on from update (4|8) of 12", log)
     assert not list(work.rglob("*.tmp"))
-    assert json.loads((work / "clean" / "counts.json").read_text())["en-de"]["duplicate"] >= 290
+    assert json.loads((work / "clean" / "counts.json").read_text())["en-de"]["duplicate"] >= 250
     results = work / "results" / "generaltest2022"
     for model in ("baseline", "one_wide"):
         assert len((results / model / "hypothesis.txt").read_text().splitlines()) == 30
@@ -177,7 +177,6 @@ def test_english_german_from_mtdata_to_the_report(tmp_path):
     assert [model["name"] for model in comparison["models"]] == ["baseline", "one_wide"]
     table = (work / "report" / "generaltest2022" / "report.md").read_text()
     assert re.search(r"^\| one_wide \|.*\| \d\.\d\dx \[", table, re.MULTILINE)
-    assert (work / "report" / "newstest2014" / "report.html").is_file()
     # the log of both shards: an epoch each
     assert "epoch 002" in (work / "models" / "baseline" / "train.log").read_text()
 
