@@ -78,7 +78,8 @@ train() {
     fi
     # legacy_ddp: a shared FFN's gradient is ready once, not once per layer
     launch+=(--nproc-per-node "$GPUS" --no-python bash "$RECIPES/worker.sh")
-    command+=(--ddp-backend "$DDP_BACKEND")
+    # every process reads the checkpoint: what fairseq would send them torch 2.6 doesn't unpack
+    command+=(--ddp-backend "$DDP_BACKEND" --load-checkpoint-on-all-dp-ranks)
     if [ -n "$CPU" ]; then command+=(--distributed-backend gloo); fi
   fi
   if [ -n "$DRY_RUN" ]; then
