@@ -37,7 +37,7 @@ if ! stamped 01_download "${settings[@]}"; then
     fi
   done 3< <(data_rows)
   if [ ${#ids[@]} -gt 0 ]; then
-    # its links to the files
+    # its index, which takes ten seconds to make
     export MTDATA=${MTDATA:-$DATA_WORK/mtdata}
     if [ -z "$DRY_RUN" ]; then
       mkdir -p "$MTDATA"

@@ -73,7 +73,7 @@ begin() {
     local where=$WORK
     case $STEP in 01_* | 02_* | 03_* | 04_*) where=$DATA_WORK ;; esac
     exec 9>"$where/logs/$STEP.lock"
-    flock -n 9 || die "another $STEP is at work in $where"
+    flock -w 5 9 || die "another $STEP is at work in $where"
   fi
   say "$TITLE${MINI:+, miniature}: $WORK"
 }

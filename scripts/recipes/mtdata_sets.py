@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
+import tempfile
 from pathlib import Path
 from typing import Iterator, List
 
@@ -83,7 +83,6 @@ def urls_of(entry) -> List[str]:
 
 def read_rows(entry, folder: Path, languages: List[str]) -> Iterator[List[str]]:
     """The pairs of a data set, in the order of ``languages``."""
-    import mtdata
     from mtdata.cache import Cache
     from mtdata.entry import bcp47
     from mtdata.parser import Parser
@@ -93,31 +92,34 @@ def read_rows(entry, folder: Path, languages: List[str]) -> Iterator[List[str]]:
     if sorted(wanted) != sorted(there):
         raise UserError(f"{entry.did}: its languages are {there}, not {wanted}")
     order = [there.index(language) for language in wanted]
-    cache = Cache(mtdata.cache_dir)
     paths = [local_path(folder, url) for url in urls_of(entry)]
-    for url, path in zip(urls_of(entry), paths):
+    for path in paths:
         if not path.is_file():
             raise UserError(f"{path}: not there; run 01_download again")
-        link = cache.get_local_path(url, filename=entry.filename, fix_missing=False, entry=entry)
-        link.parent.mkdir(parents=True, exist_ok=True)
-        if not link.is_symlink() or os.readlink(link) != str(path.resolve()):
-            link.unlink(missing_ok=True)
-            link.symlink_to(path.resolve())
-        cache.get_flag_file(link).touch()
     number = 0
-    try:
-        parser = Parser(cache.get_entry(entry), ext=entry.in_ext or None, ent=entry)
-        for row in parser.read_segs(show_pbar=False):
-            number += 1
-            if len(row) >= 2:
-                sides = [" ".join(str(text or "").split()) for text in row[:2]]
-                yield [sides[order[0]], sides[order[1]]]
-    except Exception as error:  # whatever a damaged file makes of mtdata's parsers
-        where = ", ".join(map(str, paths))
-        raise UserError(
-            f"{entry.did}: mtdata can't read {where} after line {number} "
-            f"({type(error).__name__}: {error}); delete it and run 01_download again"
-        ) from error
+    # what mtdata unpacks it takes for good, even if the archive is another one by then
+    with tempfile.TemporaryDirectory(prefix="mtdata-", dir=folder) as root:
+        cache = Cache(Path(root))
+        for url, path in zip(urls_of(entry), paths):
+            link = cache.get_local_path(
+                url, filename=entry.filename, fix_missing=False, entry=entry
+            )
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path.resolve())
+            cache.get_flag_file(link).touch()
+        try:
+            parser = Parser(cache.get_entry(entry), ext=entry.in_ext or None, ent=entry)
+            for row in parser.read_segs(show_pbar=False):
+                number += 1
+                if len(row) >= 2:
+                    sides = [" ".join(str(text or "").split()) for text in row[:2]]
+                    yield [sides[order[0]], sides[order[1]]]
+        except Exception as error:  # whatever a damaged file makes of mtdata's parsers
+            where = ", ".join(map(str, paths))
+            raise UserError(
+                f"{entry.did}: mtdata can't read {where} after line {number} "
+                f"({type(error).__name__}: {error}); delete it and run 01_download again"
+            ) from error
 
 
 if __name__ == "__main__":
