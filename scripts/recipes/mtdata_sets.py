@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Iterator, List
@@ -43,6 +44,8 @@ def main() -> None:
         for name in args.ids:
             print("\n".join(urls_of(entry_of(name))))
         return
+    for left in args.folder.glob("mtdata-*"):  # by a kill
+        shutil.rmtree(left)
     for text in args.sets:
         name, languages, set_id = text.split(":", 2)
         origin = ["mtdata", set_id, languages, args.part_lines]
