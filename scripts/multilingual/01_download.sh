@@ -1,0 +1,1 @@
+../recipes/01_download.sh

@@ -1,0 +1,1 @@
+../recipes/02_clean.sh

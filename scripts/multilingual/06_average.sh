@@ -1,0 +1,1 @@
+../recipes/06_average.sh

@@ -1,0 +1,1 @@
+../recipes/10_report.sh

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# What the models of an experiment cost to train: multiply-adds, activation memory, GPU hours.
+#
+# Multiply-adds are exact, memory and hours are estimates by the formulas in costs.py; nothing was
+# measured on a GPU.
+# shellcheck source=scripts/recipes/lib.sh
+source "$(dirname "$(readlink -f "$0")")/lib.sh"
+begin "$@"
+
+chosen=''
+for name in "${CHOSEN[@]}"; do chosen+="$name ${ARCH[$name]} ${FLAGS[$name]}"$'\n'; done
+run "$PYTHON" "$RECIPES/costs.py" --table "$chosen" --updates "$UPDATES" \
+  --batch-tokens "$BATCH_TOKENS" --vocabulary "$((VOCABULARY_SIZE + 8))"

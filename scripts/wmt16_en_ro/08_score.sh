@@ -1,0 +1,1 @@
+../recipes/08_score.sh

@@ -1,0 +1,1 @@
+../recipes/07_generate.sh
