@@ -14,9 +14,6 @@ set -- ${pytest_arguments[@]+"${pytest_arguments[@]}"}
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE PYTHONDONTWRITEBYTECODE=1
 if [ $# -eq 0 ]; then
   "$PYTHON" -m ruff check . && "$PYTHON" -m ruff format --check .
-  # an environment of its own, for the tests of the recipes
-  bash scripts/recipes/mtdata.sh --version >/dev/null 2>&1 ||
-    echo "no mtdata (bash scripts/recipes/mtdata.sh says why): its tests are skipped" >&2
 fi
 # a file stays on one process: its fixtures (a whole quick start) are made once
 exec "$PYTHON" -m pytest -n "${FAIRSEQ_FFN_TEST_PROCESSES:-2}" --dist loadfile "$@"
