@@ -11,9 +11,9 @@ from fairseq.tasks.translation import TranslationConfig
 from helpers import PRE_NORM, SMALL, batch, built_at_random, logits
 from models.sharing_cases import CASES
 
-from decoding.searches import CONFIG, WORDS, assert_same, is_fast, search, settings
 from fairseq_ffn.decoding import fast_model, products
 from fairseq_ffn.tasks.translation_fast import TranslationFastTask
+from fast_decoding.searches import CONFIG, WORDS, assert_same, is_fast, search, settings
 
 SINGLE = torch.float32
 MODELS = {
