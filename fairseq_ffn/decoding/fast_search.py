@@ -22,6 +22,7 @@ from fairseq.sequence_generator import EnsembleModel, SequenceGenerator
 from torch import Tensor
 
 from fairseq_ffn.decoding.fast_model import FastDecoder
+from fairseq_ffn.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -124,9 +125,16 @@ class FastBeamSearch(SequenceGenerator):
         constraints: Optional[Tensor] = None,
         bos_token: Optional[int] = None,
     ) -> List[List[Dict[str, Tensor]]]:
-        """Search; arguments and result as fairseq's, without attention."""
+        """Search; arguments and result as fairseq's, without attention.
+
+        Raises:
+            UserError: constraints, for which a generator has to be built with --constraints.
+        """
         if constraints is not None:
-            raise NotImplementedError("constraints need fairseq's constrained search")
+            raise UserError(
+                "constraints: this generator was built without --constraints; give the flag, and "
+                "fairseq's constrained search is used"
+            )
         source = sample["net_input"]["src_tokens"]
         device, beam = source.device, self.beam_size
         sentences, length = source.shape[:2]

@@ -12,9 +12,10 @@ MODEL = "transformer_ffn_decoder_only"
 TARGET_POSITIONS = ("continue", "restart")
 
 #: the stack serves as the encoder, so fairseq finds its shape under the encoder's names too
+_MIRRORED_SWITCHES = ("normalize_before", "learned_pos")
 _MIRRORED = (
     *("embed_path", "embed_dim", "ffn_embed_dim", "attention_heads"),
-    *("normalize_before", "learned_pos"),
+    *_MIRRORED_SWITCHES,
 )
 #: what says that there is no stack of the encoder's own
 _ABSENT: Mapping[str, Any] = {
@@ -59,6 +60,8 @@ def settle(args: argparse.Namespace) -> None:
     for rule in (_encoder_flags, _cross_attention, _common_modules, _options):
         for line in rule(args):
             raise UserError(line)
+    for name in _MIRRORED_SWITCHES:  # fairseq sets those that aren't given only later
+        setattr(args, f"decoder_{name}", bool(getattr(args, f"decoder_{name}", False)))
     for name in _MIRRORED:
         setattr(args, f"encoder_{name}", getattr(args, f"decoder_{name}", None))
     for name, value in _ABSENT.items():
