@@ -146,6 +146,22 @@ def gradients(model: nn.Module, sentences: Dict[str, Tensor], seed: int = 4) -> 
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
+def assert_gradients_under_ddp(plain: nn.Module, wrapped: nn.Module) -> None:
+    """Two equal models have equal gradients, also if PyTorch's DDP is round the second."""
+    plain(**net_input(batch()))[0].square().mean().backward()
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        ddp = nn.parallel.DistributedDataParallel(wrapped)
+        for _ in range(2):  # a second pass fails if the first left a parameter unfinished
+            wrapped.zero_grad()
+            ddp(**net_input(batch()))[0].square().mean().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    for expected, actual in zip(plain.parameters(), wrapped.parameters()):
+        torch.testing.assert_close(actual.grad, expected.grad)
+
+
 def cloned(state: Dict[str, Tensor]) -> Dict[str, Tensor]:
     """A state dict of its own storage, as from a file."""
     return copy.deepcopy(dict(state))

@@ -36,7 +36,29 @@ STATE = "fairseq_ffn"
 USUAL_LENGTH = 25
 
 
-class FastEncoder(FairseqEncoder):
+class InFront(nn.Module):
+    """A module that stands in front of the model's own, ``plain``, and else is it."""
+
+    plain: Any
+
+    def max_positions(self) -> Any:
+        """As of the model's own."""
+        return self.plain.max_positions()
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's own names."""
+        return self.plain.state_dict(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "plain":
+                raise
+            return getattr(super().__getattr__("plain"), name)
+
+
+class FastEncoder(InFront, FairseqEncoder):
     """The model's encoder with fused, packed products.
 
     Its output stays one row a sentence however many beams there are: ``reorder_encoder_out`` only
@@ -104,18 +126,8 @@ class FastEncoder(FairseqEncoder):
         own = {name: value for name, value in encoder_out.items() if name != ROWS}
         return self.plain.reorder_encoder_out(own, encoder_out[ROWS][0])
 
-    def max_positions(self) -> int:
-        return self.plain.max_positions()
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's own names."""
-        return self.plain.state_dict(*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        return _attribute(self, name)
-
-
-class FastDecoder(FairseqIncrementalDecoder):
+class FastDecoder(InFront, FairseqIncrementalDecoder):
     """The model's decoder with fused, packed products, and caches that don't move.
 
     Args:
@@ -259,26 +271,6 @@ class FastDecoder(FairseqIncrementalDecoder):
         if place < len(table):
             return table[place]
         return positions(tokens[:1], incremental_state={})[0, -1]
-
-    def max_positions(self) -> int:
-        return self.plain.max_positions()
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's own names."""
-        return self.plain.state_dict(*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        return _attribute(self, name)
-
-
-def _attribute(module: nn.Module, name: str) -> Any:
-    """What the fast module doesn't have is the model's own."""
-    try:
-        return nn.Module.__getattr__(module, name)
-    except AttributeError:
-        if name == "plain":
-            raise
-        return getattr(nn.Module.__getattr__(module, "plain"), name)
 
 
 def _additive(padding: Tensor, dtype: torch.dtype) -> Tensor:

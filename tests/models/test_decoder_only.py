@@ -15,6 +15,7 @@ from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.models.ema.ema import EMA
 from helpers import (
     arguments,
+    assert_gradients_under_ddp,
     batch,
     build,
     built_at_random,
@@ -406,18 +407,7 @@ def test_gradients_under_pytorchs_ddp():
     """Each layer runs twice a pass, and is counted once."""
     flags = {**SHAPE, "decoder_ffn_layout": "shared"}
     plain, wrapped = (build(ARCH, dtype=torch.float64, **flags) for _ in range(2))
-    plain(**net_input(batch()))[0].square().mean().backward()
-    store = torch.distributed.HashStore()
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    try:
-        ddp = nn.parallel.DistributedDataParallel(wrapped)
-        for _ in range(2):  # a second pass fails if the first left a parameter unfinished
-            wrapped.zero_grad()
-            ddp(**net_input(batch()))[0].square().mean().backward()
-    finally:
-        torch.distributed.destroy_process_group()
-    for expected, actual in zip(plain.parameters(), wrapped.parameters()):
-        torch.testing.assert_close(actual.grad, expected.grad)
+    assert_gradients_under_ddp(plain, wrapped)
 
 
 def test_bfloat16_on_the_cpu():

@@ -6,7 +6,7 @@ from typing import Dict, List, Set, Tuple
 
 import pytest
 import torch
-from helpers import batch, build, built_at_random, gradients, logits, net_input
+from helpers import assert_gradients_under_ddp, batch, build, built_at_random, gradients, logits
 from torch import nn
 
 from models.sharing_cases import CASES, FOUR, at, layer, shared_model, unshared_copy
@@ -129,15 +129,4 @@ def test_gradients_under_pytorchs_ddp(config):
     name = f"transformer_ffn_tiny_{config}"
     plain = build(name, share_all_embeddings=True, dtype=torch.float64)
     wrapped = build(name, share_all_embeddings=True, dtype=torch.float64)
-    plain(**net_input(batch()))[0].square().mean().backward()
-    store = torch.distributed.HashStore()
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    try:
-        ddp = nn.parallel.DistributedDataParallel(wrapped)
-        for _ in range(2):  # a second pass fails if the first left a parameter unfinished
-            wrapped.zero_grad()
-            ddp(**net_input(batch()))[0].square().mean().backward()
-    finally:
-        torch.distributed.destroy_process_group()
-    for expected, actual in zip(plain.parameters(), wrapped.parameters()):
-        torch.testing.assert_close(actual.grad, expected.grad)
+    assert_gradients_under_ddp(plain, wrapped)
