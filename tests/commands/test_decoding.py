@@ -274,7 +274,7 @@ class TestAverage:
     def test_it_translates(self, lab):
         out = lab.generate(self.averaged(lab) / "mean.pt", "--beam", 4).out
         assert sorted(hypotheses(out)) == list(range(30))
-        assert result_lines(out) != result_lines(lab.generated("one_wide"))
+        assert result_lines(out) != result_lines(lab.generated("one_wide", "float32"))
 
 
 def test_arithmetic_is_chosen_by_an_override_and_the_log_says_what_is_done(lab):

@@ -33,7 +33,7 @@ def checkpoint(lab, name):
 
 @pytest.mark.parametrize("name", ["baseline", "one_wide", "stock"])
 def test_same_output_as_translation_and_a_complete_record(lab, tmp_path, name):
-    plain = lab.generated(name)
+    plain = lab.generated(name, "float32")
     report = tmp_path / "latency.json"
     result = lab.generate(checkpoint(lab, name), "--beam", 4, *SHORT, "--latency-report", report)
     assert result_lines(result.out) == result_lines(plain)
