@@ -47,6 +47,17 @@ BEAM = 5
 VOCABULARY = 32000
 LENGTH = 25
 CONFIGS = ("baseline", "shared_enc_no_dec", "one_wide")
+LAYOUTS = (
+    "baseline",
+    "shared_enc",
+    "shared_dec",
+    "no_dec",
+    "shared_enc_no_dec",
+    "shared_enc_no_dec 24576",
+    "no_enc_no_dec",
+    "one_wide",
+    "parallel",
+)
 PRECISIONS = ("float32", "bfloat16", "int8")
 STOCK = "stock fairseq"
 DEVICE = torch.device("cpu")
@@ -70,10 +81,12 @@ class Engines:
         self._translators: Dict[Tuple[str, str, int], Any] = {}
 
     def plain(self, config: str) -> LoadedModel:
-        """The model as it is built."""
+        """The model as it is built; a number after ``config`` is the encoder FFN's width."""
         if config not in self._plain:
-            arch = f"transformer_ffn_{self.size}_{config}"
-            self._plain[config] = build_untrained([arch], self.task)[0]
+            name, _, width = config.partition(" ")
+            arch = f"transformer_ffn_{self.size}_{name}"
+            flags = ["--encoder-ffn-embed-dim", width] if width else []
+            self._plain[config] = build_untrained([arch], self.task, flags=flags)[0]
             self._plain[config].to_device(DEVICE, half=False)
         return self._plain[config]
 
@@ -190,7 +203,7 @@ def row_batch1(engines: Engines, threads: int) -> Dict[str, Any]:
             candidates[name] = engines.ctranslate2(config, kind, LENGTH, threads)
         for precision in PRECISIONS:
             candidates[f"ours {config} {precision}"] = engines.ours(config, precision, LENGTH)
-    return compare(candidates, 1, LENGTH, 6, 1, engines)
+    return compare(candidates, 1, LENGTH, 10, 1, engines)
 
 
 def row_batch(batch_size: int) -> Callable[[Engines, int], Dict[str, Any]]:
@@ -225,8 +238,18 @@ def row_sources(engines: Engines, threads: int) -> Dict[str, Any]:
             for config in ("baseline", "one_wide")
             for precision in PRECISIONS
         }
-        tables[str(length)] = compare(candidates, 1, length, 3, 1, engines)
+        tables[str(length)] = compare(candidates, 1, length, 5, 1, engines)
     return {"lengths": tables}
+
+
+def row_layouts(engines: Engines, threads: int) -> Dict[str, Any]:
+    """Where FFNs may be left out: every layout, one precision of floats and int8."""
+    candidates = {
+        f"ours {config} {precision}": engines.ours(config, precision, LENGTH)
+        for precision in ("float32", "int8")
+        for config in LAYOUTS
+    }
+    return compare(candidates, 1, LENGTH, 8, 1, engines)
 
 
 def row_encoder(engines: Engines, threads: int) -> Dict[str, Any]:
@@ -317,7 +340,30 @@ ROWS: Dict[str, Tuple[int, Callable[[Engines, int], Dict[str, Any]]]] = {
     "length-t1": (1, row_length),
     **{f"batch{size}-t2": (2, row_batch(size)) for size in (8, 32, 64)},
     **{f"sources-t{threads}": (threads, row_sources) for threads in (1, 2)},
+    "layouts-t1": (1, row_layouts),
 }
+
+_BATCH1 = ("batch1-t1", "batch1-t2")
+#: rows, what is measured, against what, and the least ratio of speeds that we aim at
+GOALS: Tuple[Tuple[Tuple[str, ...], str, str, float], ...] = (
+    (_BATCH1, "ours baseline float32", STOCK, 2.5),
+    (_BATCH1, "ours baseline float32", "CTranslate2 baseline float32", 1.3),
+    (_BATCH1, "ours baseline bfloat16", "CTranslate2 baseline float32", 2.0),
+    (_BATCH1, "ours baseline int8", "CTranslate2 baseline int8", 1.6),
+    (_BATCH1, "ours shared_enc_no_dec int8", "CTranslate2 shared_enc_no_dec int8", 1.6),
+    (_BATCH1, "ours shared_enc_no_dec float32", "ours baseline float32", 1.5),
+    (_BATCH1, "ours shared_enc_no_dec int8", "ours baseline int8", 1.3),
+    (("batch8-t2", "batch32-t2", "batch64-t2"), "ours baseline float32", STOCK, 1.3),
+    *(
+        (
+            ("length-t1",),
+            f"ours baseline {precision}, 200 tokens",
+            f"ours baseline {precision}, {LENGTH} tokens",
+            0.8,
+        )
+        for precision in ("float32", "int8")
+    ),
+)
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> None:
@@ -349,10 +395,12 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
             facts = {"machine": machine(DEVICE), "versions": versions(), "seconds": seconds}
             write_json(path, {"row": name, "threads": threads, "result": result, **facts})
             logging.info(f"{name}: measured in {seconds:.0f} s")
-    for name in names:
-        record = json.loads((output / f"{name}.json").read_text())
+    records = {name: json.loads((output / f"{name}.json").read_text()) for name in names}
+    for name, record in records.items():
         print(f"\n## {name} ({record['threads']} threads, {record['machine']['cpu']})\n")
         print("\n".join(table(record["result"])))
+    print("\n## goals\n")
+    print("\n".join(goals({name: record["result"] for name, record in records.items()})))
 
 
 def table(result: Dict[str, Any]) -> List[str]:
@@ -374,6 +422,30 @@ def table(result: Dict[str, Any]) -> List[str]:
         lines.append(
             f"| {name} | {one['median']:.1f} | {share} | {_ratio(against[0]) if against else ''} |"
         )
+    return lines
+
+
+def goals(results: Dict[str, Dict[str, Any]]) -> List[str]:
+    """Markdown of what was aimed at and reached; rows that weren't measured are left out."""
+    lines = ["| speed of | against | threads | goal | ratio |", "| --- | --- | --- | --- | --- |"]
+    for rows, ours, peer, goal in GOALS:
+        for row in rows:
+            if row not in results:
+                continue
+            [ratio] = [
+                one
+                for one in results[row]["ratios"]
+                if {one["name"], one["baseline"]} == {ours, peer}
+            ]
+            # a ratio is of the later one to the earlier one
+            if ratio["name"] == peer:
+                ratio = {
+                    "ratio": 1 / ratio["ratio"],
+                    "low": ratio["high"] and 1 / ratio["high"],
+                    "high": ratio["low"] and 1 / ratio["low"],
+                }
+            batch = "" if row.startswith(("batch1-", "length")) else f", {row.split('-')[0]}"
+            lines.append(f"| {ours}{batch} | {peer} | {ROWS[row][0]} | {goal} | {_ratio(ratio)} |")
     return lines
 
 

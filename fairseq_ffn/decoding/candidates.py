@@ -177,7 +177,10 @@ def _refuse_directory(path: str) -> None:
 
 
 def build_untrained(
-    architectures: Sequence[str], task: TranslationTask, seed: int = 1
+    architectures: Sequence[str],
+    task: TranslationTask,
+    seed: int = 1,
+    flags: Sequence[str] = (),
 ) -> List[LoadedModel]:
     """Models with random weights; at a forced length their speed is that of trained ones.
 
@@ -186,6 +189,7 @@ def build_untrained(
         task: from :func:`task_of_data` or :func:`task_of_size`; embeddings and output projection
             are one matrix if it has a joined dictionary.
         seed: of the weights.
+        flags: more of those of ``fairseq-train``, such as ``--encoder-ffn-embed-dim 24576``.
 
     Raises:
         UserError: an architecture isn't known, or beam search can't translate with it.
@@ -195,7 +199,7 @@ def build_untrained(
         if arch not in ARCH_MODEL_REGISTRY:
             raise UserError(f"--arch {arch}: no such architecture; fairseq-ffn archs lists ours")
         try:
-            loaded.append(LoadedModel(name, task, _untrained(arch, task, seed), arch))
+            loaded.append(LoadedModel(name, task, _untrained(arch, task, seed, flags), arch))
         except Exception as error:
             reason = " ".join(str(error).split())
             raise UserError(
@@ -205,9 +209,9 @@ def build_untrained(
     return loaded
 
 
-def _untrained(arch: str, task: TranslationTask, seed: int) -> Any:
+def _untrained(arch: str, task: TranslationTask, seed: int, more: Sequence[str]) -> Any:
     """One model, with the flags that fairseq-train would give it; it has decoded one symbol."""
-    flags = ["", "--task", "translation", "--arch", arch]
+    flags = ["", "--task", "translation", "--arch", arch, *more]
     if task.source_dictionary == task.target_dictionary:
         flags.append("--share-all-embeddings")
     parser = options.get_training_parser()

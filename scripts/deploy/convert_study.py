@@ -61,7 +61,7 @@ def rows_of(text: Text, config: str, args: argparse.Namespace) -> List[Dict[str,
     """All rows of one config."""
     folder = args.output / config
     rows, scores = [], {}
-    for method in METHODS:
+    for method in args.methods:
         if method == "concatenate" and config == "shared_enc_no_dec":
             continue  # it would be wider than the config
         start = convert(text, args.baseline, config, method, folder)
@@ -104,6 +104,12 @@ def main() -> None:
         default=REPOSITORY / "runs/quickstart/baseline/checkpoints/checkpoint_last.pt",
         help="a trained transformer_ffn_tiny (default: the quick start's)",
     )
+    parser.add_argument(
+        "--configs", nargs="+", choices=CONFIGS, default=CONFIGS, help="default: both"
+    )
+    parser.add_argument(
+        "--methods", nargs="+", choices=METHODS, default=METHODS, help="default: all"
+    )
     parser.add_argument("--updates", type=int, default=500, help="default: %(default)s")
     parser.add_argument(
         "--finetune-lr", type=float, default=1.1e-3, help="default: half of the quick start's"
@@ -114,7 +120,7 @@ def main() -> None:
     remember(args.baseline, args.output)
     score = bleu(text, args.baseline, args.output / "baseline")
     rows = [{"model": "`baseline`, trained", "before": f"{score:.1f}", "after": "", "minutes": ""}]
-    for config in CONFIGS:
+    for config in args.configs:
         rows += rows_of(text, config, args)
         write_text(args.output / "table.md", table(rows) + "\n")
     print(table(rows))

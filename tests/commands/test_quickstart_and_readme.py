@@ -2,99 +2,45 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Dict, List
+from typing import List
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-CORPUS = REPOSITORY / "data-bin" / "tatoeba_en_de" / "raw"
-
-
-def environment(checkout: Path) -> Dict[str, str]:
-    """The environment of a user who has their own set-up, in ``checkout``."""
-    return {
-        **os.environ,
-        "FAIRSEQ_FFN_PYTHON": sys.executable,
-        "PYTHONPATH": str(checkout),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "OMP_NUM_THREADS": "1",
-    }
-
-
-def write_small_corpus(folder: Path, train: int = 4000, others: int = 43) -> None:
-    """The first lines of the shipped corpus."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for language in ("en", "de"):
-        with gzip.open(CORPUS / f"train.{language}.gz", "rb") as file:
-            lines = [next(file) for _ in range(train)]
-        with gzip.open(folder / f"train.{language}.gz", "wb") as file:
-            file.writelines(lines)
-        for split in ("dev", "test"):
-            lines = (CORPUS / f"{split}.{language}").read_bytes().splitlines(keepends=True)
-            (folder / f"{split}.{language}").write_bytes(b"".join(lines[:others]))
-
-
-def quickstart(checkout: Path, *options: str, **more) -> subprocess.CompletedProcess:
-    """Run scripts/quickstart.sh in a checkout."""
-    return subprocess.run(
-        ["bash", "scripts/quickstart.sh", *options],
-        cwd=checkout,
-        env=environment(checkout),
-        capture_output=True,
-        text=True,
-        timeout=600,
-        **more,
-    )
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory) -> Path:
-    """A copy of the repository's files, with a small corpus in place of the shipped one."""
-    copy = tmp_path_factory.mktemp("checkout") / "fairseq_ffn_copy"
-    shutil.copytree(
-        REPOSITORY,
-        copy,
-        ignore=shutil.ignore_patterns(
-            ".git", ".venv", "runs", "bin", "prepared", "__pycache__", "*.egg-info", "train.*.gz"
-        ),
-    )
-    write_small_corpus(copy / "data-bin" / "tatoeba_en_de" / "raw")
-    return copy
-
-
-@pytest.fixture(scope="module")
-def finished(checkout) -> str:
-    """Output of a whole quick start."""
-    done = quickstart(checkout, *SETTINGS)
-    assert done.returncode == 0, done.stderr[-3000:]
-    steps = re.findall(r"step (\d)/6 (\w+): \d+:\d\d passed, (?:about|time left)", done.stderr)
-    assert [name for _, name in dict.fromkeys(steps)] == list(STEPS)
-    assert [number for number, _ in dict.fromkeys(steps)] == [*"123456"]
-    return done.stdout
-
+from commands.checkout import (
+    CORPUS,
+    REPOSITORY,
+    SETTINGS,
+    environment,
+    quickstart,
+    run_in,
+    write_small_corpus,
+)
 
 STEPS = ("data", "plan", "train", "generate", "measure", "report")
-#: few updates, in the folder where a default run goes
-SETTINGS = ("--updates", "12", "--output", "runs/quickstart")
 MODELS = ("baseline", "shared_enc_no_dec", "one_wide")
+
+
+def test_every_step_is_announced_once(finished):
+    steps = re.findall(r"step (\d)/6 (\w+): \d+:\d\d passed, (?:about|time left)", finished.stderr)
+    assert [name for _, name in dict.fromkeys(steps)] == list(STEPS)
+    assert [number for number, _ in dict.fromkeys(steps)] == [*"123456"]
 
 
 def test_comparison_has_every_model_and_every_run_directory_is_complete(checkout, finished):
     runs = checkout / "runs" / "quickstart"
-    assert (runs / "comparison.md").read_text().strip() == finished.strip()
+    assert (runs / "comparison.md").read_text().strip() == finished.stdout.strip()
     source = (CORPUS / "test.en").read_text().splitlines()[:43]
     for model in MODELS:
-        assert re.search(rf"^\| {model} \| \d+\.\d†? \| \d+\.\d†? \|", finished, re.MULTILINE)
+        assert re.search(
+            rf"^\| {model} \| \d+\.\d†? \| \d+\.\d†? \|", finished.stdout, re.MULTILINE
+        )
         run_dir = runs / model
         assert (run_dir / "source.txt").read_text().splitlines() == source
         assert len((run_dir / "hypothesis.txt").read_text().split("\n")) == 44
@@ -134,7 +80,7 @@ def test_second_run_skips_all_steps_and_prints_the_same_table(checkout, finished
     assert again.returncode == 0, again.stderr[-3000:]
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert re.search(r"step 1/6 data: 0:00 passed, about 0:00 left", again.stderr)
-    rows = [line for line in finished.splitlines() if line.startswith("|")]
+    rows = [line for line in finished.stdout.splitlines() if line.startswith("|")]
     assert rows == [line for line in again.stdout.splitlines() if line.startswith("|")]
     assert again.stderr.count("is ready") >= 4
 
@@ -280,12 +226,5 @@ def test_quick_readme_commands_run(checkout, finished):
     commands = readme_commands()
     assert len(commands) >= 10
     for command in commands:
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", command],
-            cwd=checkout,
-            env=environment(checkout),
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        done = run_in(checkout, "bash", "-euo", "pipefail", "-c", command)
         assert done.returncode == 0, f"{command}\n{done.stdout[-1500:]}\n{done.stderr[-1500:]}"
