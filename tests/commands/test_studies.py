@@ -103,7 +103,7 @@ def test_analysis_study_makes_all_records_figures_and_tables(checkout, finished)
     assert {path.name for path in output.iterdir()} >= {"parallel", "baseline_seed2", "tables.md"}
     for folder in ("similarity", "similarity_biased", "geometry", "attention_maps"):
         assert list((output / folder).glob("*.json")), folder
-        assert bool(list((output / folder).glob("*.png"))) == (folder != "similarity_biased")
+        assert bool(list((output / folder).rglob("*.png"))) == (folder != "similarity_biased")
     assert (output / "tables.md").read_text() in printed
     assert not list(output.rglob("*.tmp"))
 
@@ -118,7 +118,9 @@ def test_training_is_measured_against_stock_fairseq(checkout, finished):
     assert [row["model"] for row in rows] == ["stock fairseq", "baseline", "baseline, bf16_fused"]
     for row in rows:
         assert float(row["words/s"]) > 0 and re.match(r"\d+\.\d\dx", row["against stock"])
-    assert rows[0]["loss"] == rows[1]["loss"] != rows[2]["loss"]
+    # the baseline is stock fairseq's model to the bit, bfloat16 is close
+    assert rows[0]["loss"] == rows[1]["loss"]
+    assert float(rows[2]["loss"]) == pytest.approx(float(rows[0]["loss"]), rel=1e-2)
     assert json.loads((checkout / "runs" / "training.json").read_text())
 
 
@@ -126,7 +128,7 @@ def test_decoding_is_measured_against_stock_fairseq_and_ctranslate2(checkout):
     rows = "batch1-t1,batch8-t2,length-t1"
     options = ("--size", "tiny", "--batches", 2, "--rows", rows)
     printed = study(checkout, "bench_decode.sh", *options)
-    assert printed.count("| stock fairseq |") == 2 + 3  # two tables, three goals
+    assert printed.count("| stock fairseq |") == 2 + 2  # tables and goals
     goals = rows_of(printed[printed.index("## goals") :])
     assert len(goals) == 7 + 1 + 2
     before = [path.stat().st_mtime_ns for path in (checkout / "runs/bench_decode").rglob("*.json")]
