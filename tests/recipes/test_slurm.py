@@ -1,4 +1,4 @@
-"""The SLURM template with a stand-in for SLURM: what it starts, and what it does when time is over."""
+"""The SLURM template with a stand-in for SLURM: what it starts, and what it does at its end."""
 
 from __future__ import annotations
 
