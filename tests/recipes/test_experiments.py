@@ -180,7 +180,8 @@ def test_english_german_from_mtdata_to_the_report(tmp_path):
     if MTDATA_PYTHON is None:
         pytest.skip("no mtdata: bash scripts/recipes/mtdata.sh makes its environment")
     served = tmp_path / "served"
-    program("mini_mirror.py", "wmt22_en_de", "--output", served, "--data", DATA, "--lines", 900)
+    # so few that 12 updates are more than an epoch, which is one shard
+    program("mini_mirror.py", "wmt22_en_de", "--output", served, "--data", DATA, "--lines", 240)
     work = tmp_path / "work"
     with serving(served) as server:
         options = ("--mini", "--work", work, "--mirror", server.url)
@@ -197,9 +198,9 @@ def test_english_german_from_mtdata_to_the_report(tmp_path):
     for name in STEPS[:-1]:
         assert f"[{name}] done; next: bash" in done.err
     log = (work / "logs" / "05_train.log").read_text()
-    assert re.search(r"one_wide goes on from update (4|8) of 12", log)
+    assert re.search(r"one_wide goes on from update [1-9]\d* of 12", log)
     assert not list(work.rglob("*.tmp"))
-    assert json.loads((work / "clean" / "counts.json").read_text())["en-de"]["duplicate"] >= 250
+    assert json.loads((work / "clean" / "counts.json").read_text())["en-de"]["duplicate"] >= 80
     results = work / "results" / "generaltest2022"
     for model in ("baseline", "one_wide"):
         assert len((results / model / "hypothesis.txt").read_text().splitlines()) == 30
