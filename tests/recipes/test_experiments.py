@@ -250,6 +250,7 @@ def test_decoder_only_on_the_shipped_corpus(tmp_path):
         f"transformer_ffn_decoder_only_tiny_{name}" for name in ("baseline", "shared_dec_wide")
     ]
     table = (work / "report" / "tatoeba" / "report.md").read_text()
+    assert table.startswith("# WMT22 English-German, decoder-only, miniature, tatoeba\n")
     assert re.search(r"^\| shared_dec_wide \|.*\| \d\.\d\dx \[", table, re.MULTILINE)
 
 
