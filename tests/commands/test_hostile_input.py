@@ -125,7 +125,9 @@ class TestFlags:
 
     def test_a_missing_folder(self, lab, tmp_path):
         line = fails(lab, "fairseq-train", *training(lab, tmp_path, data=tmp_path / "no"))
-        assert line == f"fairseq-train: error: {tmp_path}/no: No such file or directory"
+        assert line == (
+            f"fairseq-train: error: {tmp_path}/no: no such file or directory; check the path"
+        )
 
 
 class TestFullDisk:
