@@ -123,6 +123,12 @@ class TestFlags:
         assert line.startswith(f"fairseq-train: error: {flag} '{value}': {expected}")
         assert "usage:" not in result.err and result.status == 1
 
+    def test_a_misspelt_architecture(self, lab, tmp_path):
+        model = ["--user-dir", INSTALLED, "--arch", "transformer_ffn_tiny_onewide"]
+        result = lab.run("fairseq-train", tmp_path / "no data", *model, fails=True)
+        line = "--arch 'transformer_ffn_tiny_onewide': no such name; did you mean transformer_ffn_"
+        assert line in result.error_line() and "usage:" not in result.err
+
     def test_a_missing_folder(self, lab, tmp_path):
         line = fails(lab, "fairseq-train", *training(lab, tmp_path, data=tmp_path / "no"))
         assert line == (
