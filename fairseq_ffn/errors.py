@@ -97,7 +97,8 @@ def printable(text: str) -> str:
 def _explain_input(error: BaseException, trace: Optional[TracebackType]) -> Optional[str]:
     """One line for data that isn't there or is damaged, and for flags that fairseq parses late."""
     if isinstance(error, OSError):
-        if error.filename is not None or error.errno in _SYSTEM_ERRORS:
+        # a full disk shows while writing, when nothing says any more to which file
+        if error.filename is not None or _SYSTEM_ERRORS.get(error.errno or 0) is _FULL:
             return explain_os_error(error)
         # without a file name it's from fairseq, in words
         return str(error) if isinstance(error, FileNotFoundError) else None

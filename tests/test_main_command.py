@@ -68,8 +68,8 @@ class TestErrorsOfTheSystem:
         status = main([str(word) for word in arguments])
         captured = capsys.readouterr()
         assert status == 1 and captured.out == ""
-        assert len(captured.err.splitlines()) == 1 and "Errno" not in captured.err
-        return captured.err.rstrip()
+        assert captured.err.count("error: ") == 1 and "Errno" not in captured.err
+        return captured.err.splitlines()[-1]
 
     @pytest.fixture
     def run(self, tmp_path):
