@@ -4,13 +4,19 @@ bfloat16 is faster on a CPU with bfloat16 instructions (AVX-512 BF16, AMX) and m
 without; no flag that PyTorch reports tells how much is gained, and for small products the
 conversions can cost more than they save. So the matrix products of a small Transformer, forward and
 backward, are timed in both, with the threads that training will have.
+
+Libraries of the same precision are nearer to each other, and a wrong choice would last for the
+whole training. They are timed in turn, as often as it takes to tell a gain from noise; and each
+time with another number of rows, as batches have: oneDNN sets its kernels up for each shape, which
+costs more than a small product gains, and which a measurement of one shape doesn't see.
 """
 
 from __future__ import annotations
 
 import contextlib
+import statistics
 import time
-from typing import Iterator
+from typing import Dict, Iterator, List
 
 import torch
 from torch import nn
@@ -19,8 +25,14 @@ from fairseq_ffn import onednn
 
 #: bfloat16 must be this much faster to be worth its rounding
 WORTH_IT = 1.3
-#: another kernel of the same precision only this much
-WORTH_A_KERNEL = 1.1
+#: another library of the same precision only this much, at the median of ...
+WORTH_A_LIBRARY = 1.2
+#: ... so many rounds, of which it may lose ...
+ROUNDS = 9
+#: ... so many
+LOST = 1
+#: rows by which the batches of two rounds differ: fairseq's batches have 8 N sentences
+STEP = 8
 
 
 def faster_cpu_autocast(d_model: int, d_ff: int, vocabulary: int, tokens: int, threads: int) -> str:
@@ -46,18 +58,28 @@ def faster_cpu_autocast(d_model: int, d_ff: int, vocabulary: int, tokens: int, t
 def faster_cpu_matmul(d_model: int, d_ff: int, vocabulary: int, tokens: int, threads: int) -> str:
     """Value for ``--cpu-matmul``: ``onednn`` where it is clearly faster, else ``default``.
 
+    It ends as soon as oneDNN has lost too often.
+
     Arguments as for :func:`faster_cpu_autocast`.
     """
+    gains: List[float] = []
     with _threads(threads):
         model = _products(d_model, d_ff, vocabulary)
-        x = torch.randn(tokens, d_model)
-        default = _seconds(model, x, bfloat16=False)
-        onednn.use(True)
         try:
-            other = _seconds(model, x, bfloat16=False, give_up_after=default)
+            for number in range(ROUNDS + 1):
+                x = torch.randn(tokens + STEP * number, d_model, requires_grad=True)
+                seconds: Dict[bool, float] = {}
+                # each goes first in every other round
+                for on in (number % 2 == 0, number % 2 == 1):
+                    onednn.use(on)
+                    seconds[on] = _seconds_once(model, x)
+                if number > 0:  # the first one takes memory
+                    gains.append(seconds[False] / seconds[True])
+                if sum(gain < 1 for gain in gains) > LOST:
+                    return "default"
         finally:
             onednn.use(False)
-    return "onednn" if default > WORTH_A_KERNEL * other else "default"
+    return "onednn" if statistics.median(gains) > WORTH_A_LIBRARY else "default"
 
 
 def _products(d_model: int, d_ff: int, vocabulary: int) -> nn.Module:
@@ -94,13 +116,18 @@ def _seconds(
     """Best of some forward and backward passes of ``x``, ``(tokens, d_model)``."""
     best = float("inf")
     for run in range(runs + 1):
-        started = time.perf_counter()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
-            loss = model(x).sum()
-        loss.backward()
-        seconds = time.perf_counter() - started
+        seconds = _seconds_once(model, x, bfloat16)
         if run > 0:  # the first one sets kernels up
             best = min(best, seconds)
         if best > 4 * give_up_after and run > 1:
             break
     return best
+
+
+def _seconds_once(model: nn.Module, x: torch.Tensor, bfloat16: bool = False) -> float:
+    """Of a forward and backward pass of ``x``, ``(tokens, d_model)``."""
+    started = time.perf_counter()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
+        loss = model(x).sum()
+    loss.backward()
+    return time.perf_counter() - started

@@ -49,19 +49,78 @@ def test_a_real_measurement_gives_one_of_the_flags_values():
     assert cpu_speed.faster_cpu_autocast(**SHAPE) in ("none", "bfloat16")
 
 
+class Lab:
+    """Fake times instead of ``_seconds_once``: seconds of MKL and oneDNN, one pair a round.
+
+    The first round isn't counted, so its times are absurd.
+    """
+
+    def __init__(self, monkeypatch, rounds):
+        self.rounds = [(1.0, 1e9), *rounds]
+        #: ``(rows, whether oneDNN was on)`` of each pass
+        self.passes = []
+        monkeypatch.setattr(cpu_speed, "_seconds_once", self.seconds)
+
+    def seconds(self, model, x, bfloat16=False):
+        assert not bfloat16 and x.requires_grad  # else the first input gradient is left out
+        on = torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+        default, other = self.rounds[len(self.passes) // 2]
+        self.passes.append((len(x), on))
+        return other if on else default
+
+
+#: rounds that oneDNN wins by 1.25 and loses
+WON, LOST = (1.0, 0.8), (1.0, 1.02)
+
+
 @pytest.mark.parametrize(
-    ("default", "other", "expected"), [(1.0, 0.5, "onednn"), (1.0, 0.95, "default")]
+    ("rounds", "expected"),
+    [
+        ([WON] * 9, "onednn"),
+        ([WON] * 4 + [LOST] + [WON] * 4, "onednn"),
+        # faster in the middle, but not in nearly all rounds
+        ([WON] * 4 + [LOST] + [WON] * 3 + [LOST], "default"),
+        ([(1.0, 0.2), LOST] * 5, "default"),
+        # in all rounds, but not by much
+        ([(1.0, 0.95)] * 9, "default"),
+        # great gains in few rounds don't make up for the others
+        ([(1.0, 0.1)] * 4 + [(1.0, 0.95)] * 5, "default"),
+        # slower by a little is slower
+        ([(1.0, 1.001)] * 9, "default"),
+    ],
 )
-def test_another_kernel_is_chosen_where_it_is_clearly_faster(monkeypatch, default, other, expected):
-    switched = []
-
-    def seconds(*_, **__):
-        switched.append(torch.backends.mkldnn.matmul.fp32_precision)
-        return default if len(switched) == 1 else other
-
-    monkeypatch.setattr(cpu_speed, "_seconds", seconds)
+def test_onednn_is_chosen_where_it_is_clearly_faster_in_nearly_all_rounds(
+    monkeypatch, rounds, expected
+):
+    Lab(monkeypatch, rounds)
     assert cpu_speed.faster_cpu_matmul(**SHAPE) == expected
-    assert switched == ["none", "bf16"]
+    assert torch.backends.mkldnn.matmul.fp32_precision == "none"
+
+
+def test_libraries_are_timed_in_turn_on_batches_of_different_length(monkeypatch):
+    lab = Lab(monkeypatch, [WON] * 9)
+    cpu_speed.faster_cpu_matmul(**SHAPE)
+    assert len(lab.passes) == 20
+    pairs = list(zip(lab.passes[::2], lab.passes[1::2]))
+    assert all(one[0] == other[0] and one[1] != other[1] for one, other in pairs)
+    assert len({one[0] for one, _ in pairs}) == 10  # oneDNN has seen none of them before
+    assert min(rows for rows, _ in lab.passes) == SHAPE["tokens"]
+    assert [first[1] for first, _ in pairs] == [True, False] * 5
+
+
+def test_the_measurement_ends_when_the_answer_is_known(monkeypatch):
+    lab = Lab(monkeypatch, [LOST] * 9)
+    assert cpu_speed.faster_cpu_matmul(**SHAPE) == "default"
+    assert len(lab.passes) == 2 * (1 + 2)
+
+
+def test_the_switch_is_off_again_after_an_error(monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(cpu_speed, "_seconds_once", fail)
+    with pytest.raises(RuntimeError, match="no memory"):
+        cpu_speed.faster_cpu_matmul(**SHAPE)
     assert torch.backends.mkldnn.matmul.fp32_precision == "none"
 
 

@@ -51,26 +51,30 @@ class Pass:
         self.sentences, self.mask, self.cache, self.memory = sentences, mask, cache, list(memory)
 
 
-class EncoderAttention:
-    """Self-attention over a whole source: ``(B x S, 3C) -> (B x S, C)``."""
+class Attention:
+    """What lies between the products of an attention, and which linears these are.
 
-    def __init__(self, attention: nn.Module):
-        self.heads, self.width = attention.num_heads, attention.head_dim
+    Args:
+        attention: fairseq's module; H ``heads`` of size D, ``width``.
+        layer: number of its layer, for what is kept by layer.
+    """
+
+    def __init__(self, attention: nn.Module, layer: int):
+        self.layer, self.heads, self.width = layer, attention.num_heads, attention.head_dim
         self.reads = [attention.q_proj, attention.k_proj, attention.v_proj]
         self.write = attention.out_proj
+
+
+class EncoderAttention(Attention):
+    """Self-attention over a whole source: ``(B x S, 3C) -> (B x S, C)``."""
 
     def __call__(self, h: Tensor, now: Pass) -> Tensor:
         q, k, v = h.view(now.sentences, -1, 3, self.heads, self.width).permute(2, 0, 3, 1, 4)
         return _attend(q, k, v, now.mask).transpose(1, 2).reshape(len(h), -1)
 
 
-class DecoderSelfAttention:
+class DecoderSelfAttention(Attention):
     """Self-attention of one new position per beam: ``(B x K, 3C) -> (B x K, C)``."""
-
-    def __init__(self, attention: nn.Module, layer: int):
-        self.layer, self.heads, self.width = layer, attention.num_heads, attention.head_dim
-        self.reads = [attention.q_proj, attention.k_proj, attention.v_proj]
-        self.write = attention.out_proj
 
     def __call__(self, h: Tensor, now: Pass) -> Tensor:
         cache = now.cache
@@ -80,13 +84,12 @@ class DecoderSelfAttention:
         return y.transpose(1, 2).reshape(len(h), -1)
 
 
-class DecoderCrossAttention:
+class DecoderCrossAttention(Attention):
     """Attention to the source, whose keys and values are there: ``(B x K, C) -> (B x K, C)``."""
 
     def __init__(self, attention: nn.Module, layer: int, pool: ProductPool):
-        self.layer, self.heads, self.width = layer, attention.num_heads, attention.head_dim
+        super().__init__(attention, layer)
         self.reads = [attention.q_proj]
-        self.write = attention.out_proj
         self.keys_and_values = pool.rows_of([attention.k_proj, attention.v_proj])
 
     def __call__(self, h: Tensor, now: Pass) -> Tensor:
@@ -192,7 +195,7 @@ def plain_norm(norm: Optional[nn.Module]) -> Optional[Callable[[Tensor], Tensor]
 
 def encoder_sub_blocks(layer: nn.Module, pool: ProductPool, dtype: torch.dtype) -> List[SubBlock]:
     """An encoder layer of ``modules/`` as sub-blocks."""
-    attention = EncoderAttention(layer.self_attn)
+    attention = EncoderAttention(layer.self_attn, layer.plan.index)
     return _sub_blocks(layer, [(attention, layer.self_attn_layer_norm)], pool, dtype)
 
 

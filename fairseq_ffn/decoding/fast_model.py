@@ -287,7 +287,8 @@ def prepare(model: Any, cfg: Any, level: int = logging.INFO) -> None:
         cfg: fairseq's, with ``generation``.
         level: of that line.
     """
-    before = (model.encoder, model.decoder)  # what is packed anew lies in another place
+    # kept until the end, so that what is packed anew lies in another place (LoadedModel.refresh)
+    before = (model.encoder, model.decoder)
     restore(model)
     generation = getattr(cfg, "generation", None)
     reason = why_plain(model, generation)
@@ -344,17 +345,17 @@ def _unknown_part(encoder: nn.Module, decoder: nn.Module) -> Optional[str]:
     if not hasattr(encoder, "layers"):
         return f"{type(encoder).__name__} has no layers of its own"
     if decoder.adaptive_softmax is not None:
-        return "of --adaptive-softmax-cutoff"
+        return "it has --adaptive-softmax-cutoff"
     if decoder.cross_self_attention:
-        return "of --cross-self-attention"
+        return "it has --cross-self-attention"
     for stack in (encoder, decoder):
         if stack.quant_noise is not None:
-            return "of --quant-noise-pq"
+            return "it has --quant-noise-pq"
     if decoder.project_in_dim is not None or decoder.project_out_dim is not None:
-        return "of --decoder-input-dim or --decoder-output-dim"
+        return "it has --decoder-input-dim or --decoder-output-dim"
     for layer in (*encoder.layers, *decoder.layers):
         if not hasattr(layer, "plan"):
-            return f"of a layer of another kind, {type(layer).__name__}"
+            return f"it has a layer of another kind, {type(layer).__name__}"
         for name, flag in (
             ("c_attn", "--scale-heads"),
             ("attn_ln", "--scale-attn"),
@@ -362,14 +363,14 @@ def _unknown_part(encoder: nn.Module, decoder: nn.Module) -> Optional[str]:
             ("w_resid", "--scale-resids"),
         ):
             if getattr(layer, name, None) is not None:
-                return f"of {flag}"
+                return f"it has {flag}"
         for attention in (layer.self_attn, getattr(layer, "encoder_attn", layer.self_attn)):
             if attention is None:
-                return "of --no-cross-attention"
+                return "it has --no-cross-attention"
             if attention.bias_k is not None or attention.add_zero_attn:
-                return "attention has further keys"
+                return "its attention has further keys"
             if attention.use_xformers:
-                return "of --encoder-xformers-att-config or --decoder-xformers-att-config"
+                return "it has --encoder-xformers-att-config or --decoder-xformers-att-config"
     return None
 
 

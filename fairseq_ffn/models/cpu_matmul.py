@@ -16,15 +16,16 @@ from fairseq_ffn.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-#: tokens of the products that ``auto`` times
-TOKENS = 512
+#: most tokens of the products that ``auto`` times: more change nothing but the time it takes
+MOST_TOKENS = 1024
 
 
 class CpuMatmul:
     """Which library multiplies float32 matrices while a model trains.
 
     Args:
-        setting: of ``--cpu-matmul``: ``default``, ``onednn``, or ``auto``, which measures once.
+        setting: of ``--cpu-matmul``: ``default``, ``onednn``, or ``auto``, which measures once, at
+            the first batch.
         d_model: width of the model.
         d_ff: hidden units of an FFN.
         vocabulary: rows of the output projection.
@@ -48,21 +49,28 @@ class CpuMatmul:
         """
         if self.setting == "default":
             return
-        if on and not self._checked:
-            self._check()
+        if on and self.setting == "onednn" and not self._checked:
+            if not onednn.is_exact():
+                raise UserError(
+                    "--cpu-matmul onednn: this PyTorch or CPU has no float32 product by oneDNN; "
+                    "use auto, default, or --cpu-autocast bfloat16"
+                )
+            self._checked = True
         onednn.use(on and self.setting == "onednn")
 
-    def _check(self) -> None:
-        exact = onednn.is_exact()
-        if self.setting == "auto":
-            self.setting = "default"
-            if exact:
-                threads = torch.get_num_threads()
-                self.setting = faster_cpu_matmul(**self._shape, tokens=TOKENS, threads=threads)
-            logger.info(f"--cpu-matmul auto: {self.setting}, as measured on this CPU")
-        elif not exact:
-            raise UserError(
-                "--cpu-matmul onednn: this PyTorch or CPU has no float32 product by oneDNN; use "
-                "auto, default, or --cpu-autocast bfloat16"
+    def batch(self, tokens: int) -> None:
+        """``auto`` measures at the first batch of a training, since it depends on its size.
+
+        Args:
+            tokens: rows of the batch's matrix products.
+        """
+        if self.setting != "auto":
+            return
+        self.setting = "default"
+        if onednn.is_exact():
+            self._checked = True
+            self.setting = faster_cpu_matmul(
+                **self._shape, tokens=min(tokens, MOST_TOKENS), threads=torch.get_num_threads()
             )
-        self._checked = True
+        logger.info(f"--cpu-matmul auto: {self.setting}, as measured on this CPU")
+        onednn.use(self.setting == "onednn")

@@ -104,8 +104,11 @@ class TransformerFfnModel(TransformerModel):
 
     def train(self, mode: bool = True) -> TransformerFfnModel:
         """As in PyTorch; fairseq calls it before each update, and again before validation."""
-        self._cpu_matmul.training(mode and self.encoder.embed_tokens.weight.device.type == "cpu")
+        self._cpu_matmul.training(mode and self._is_on_cpu())
         return super().train(mode)
+
+    def _is_on_cpu(self) -> bool:
+        return self.encoder.embed_tokens.weight.device.type == "cpu"
 
     def __call__(self, *args, **kwargs):
         """fairseq's forward pass, on a CPU under autocast if ``--cpu-autocast`` says so.
@@ -113,6 +116,8 @@ class TransformerFfnModel(TransformerModel):
         Arguments and result are those of fairseq's Transformer. ``forward`` itself is left alone,
         so that TorchScript can compile it.
         """
+        if self.training and self._is_on_cpu():
+            self._cpu_matmul.batch((args[0] if args else kwargs["src_tokens"]).numel())
         with self.arithmetic():
             return super().__call__(*args, **kwargs)
 

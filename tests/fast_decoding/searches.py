@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 from fairseq.dataclass.configs import FairseqConfig
@@ -34,6 +34,8 @@ def search(
     lengths: Sequence[int] = (6, 4, 7, 3, 9),
     prefix: Any = None,
     mend_blocker: bool = False,
+    bos_token: Optional[int] = None,
+    suppressed: Sequence[str] = (),
     **generation: Any,
 ) -> List[List[Dict[str, torch.Tensor]]]:
     """All hypotheses.
@@ -45,6 +47,8 @@ def search(
         lengths: of the sentences.
         prefix: target tokens to begin with.
         mend_blocker: give fairseq's blocker of repeats only the tokens so far.
+        bos_token: that targets begin with, in place of the end of sentence.
+        suppressed: words that no target has.
         generation: options.
     """
     models = [copy.deepcopy(model) for model in models]
@@ -55,7 +59,9 @@ def search(
         model.prepare_for_inference_(config)
     kind = TranslationFastTask if path == "fast" else TranslationTask
     task = kind(TranslationConfig(**CONFIG), WORDS, WORDS)
-    generator = task.build_generator(models, config.generation)
+    generator = task.build_generator(
+        models, config.generation, extra_gen_cls_kwargs={"tokens_to_suppress": suppressed}
+    )
     if mend_blocker:
         block = generator.repeat_ngram_blocker
         del generator.repeat_ngram_blocker
@@ -69,7 +75,8 @@ def search(
         "target": sentences["target"],
     }
     torch.manual_seed(1)
-    return task.inference_step(generator, models, sample, prefix_tokens=prefix)
+    with torch.no_grad():
+        return generator.generate(models, sample, prefix_tokens=prefix, bos_token=bos_token)
 
 
 def is_fast(model: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from fairseq.tasks.translation import TranslationConfig
 from helpers import PRE_NORM, SMALL, batch, built_at_random, logits
 from models.sharing_cases import CASES
 
-from fairseq_ffn.decoding import fast_model, products
+from fairseq_ffn.decoding import fast_model, fast_search, products
 from fairseq_ffn.tasks.translation_fast import TranslationFastTask
 from fast_decoding.searches import CONFIG, WORDS, assert_same, is_fast, search, settings
 
@@ -115,10 +116,60 @@ def test_every_option_of_the_search(name):
         assert_same(search([one], path, **OPTIONS[name]), plain)
 
 
-@pytest.mark.parametrize("prefix", [None, [[5, 6], [5, 6], [7, 8], [9, 9], [9, 8]]])
+def test_a_given_first_word_and_words_that_are_never_chosen():
+    one = model("baseline, pre-norm")
+    options = {"bos_token": 7, "suppressed": ("w3", "w20"), "min_len": 5}
+    plain = search([one], "plain", **options)
+    for path in ("model", "fast"):
+        assert_same(search([one], path, **options), plain)
+    assert plain[0][0]["tokens"].tolist() != search([one], "plain")[0][0]["tokens"].tolist()
+
+
+def test_an_end_that_is_forbidden_ends_nothing():
+    """Though it is among the best where fewer words are allowed than there are beams."""
+    one = model("baseline, pre-norm")
+    options = {"suppressed": [f"w{word}" for word in range(2, 27)], "min_len": 2, "beam": 6}
+    plain = search([one], "plain", **options)
+    fast = search([one], **options)
+    assert_same(fast, plain)
+    assert all(math.isfinite(h["score"]) for sentence in fast for h in sentence)
+
+
+def test_a_row_of_no_numbers_is_never_gone_on_with():
+    """Here one of the models knows nothing of a word: its scores after it are all NaN."""
+    ours = model("baseline")
+    stock = built_at_random("transformer", dtype=SINGLE, seed=4, **SMALL)
+    plain = search([ours, stock], "plain")
+    often = plain[0][0]["tokens"][0]
+    stock.decoder.embed_tokens.weight.data[often] = math.nan
+    plain = search([ours, stock], "plain")
+    assert_same(search([ours, stock]), plain)
+    assert all(often not in h["tokens"][:-2] for sentence in plain for h in sentence)
+
+
+@pytest.mark.parametrize("at_once", [1, 2**20])
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        None,
+        [[5, 6], [5, 6], [7, 8], [9, 9], [9, 8]],
+        # most sentences are free while one still has a prefix to follow
+        [
+            [5, *[1] * 8],
+            [6, *[1] * 8],
+            [7, *[1] * 8],
+            [8, *[1] * 8],
+            [5, 6, 7, 8, 9, 10, 11, 12, 13],
+        ],
+    ],
+)
 @pytest.mark.parametrize("size", [2, 3])
-def test_no_repeated_sequences_of_words(size, prefix):
-    """fairseq's own search doesn't block on a CPU unless its blocker is given the tokens alone."""
+def test_no_repeated_sequences_of_words(size, prefix, at_once, monkeypatch):
+    """fairseq's own search doesn't block on a CPU unless its blocker is given the tokens alone.
+
+    A large vocabulary is gone through a few sentences at a time.
+    """
+    monkeypatch.setattr(fast_search, "AT_ONCE", at_once)
     one = model("baseline, pre-norm")
     options = {"no_repeat_ngram_size": size, "prefix": prefix and torch.tensor(prefix)}
     fast = search([one], **options)
@@ -136,6 +187,8 @@ def test_no_repeated_sequences_of_words(size, prefix):
         [[5], [6], [7], [8], [9]],
         [[5, 6, 7], [8, 9, 10], [11, 12, 2], [13, 14, 15], [16, 17, 18]],
         [[5, 6, 7], [8, 1, 1], [11, 12, 2], [13, 2, 1], [3, 17, 1]],
+        # sentences end while others still have a prefix to follow
+        [[5, 6, 7, 8], [8, 2, 1, 1], [11, 12, 13, 14], [13, 2, 1, 1], [3, 17, 18, 19]],
     ],
 )
 @pytest.mark.parametrize("more", [{}, {"min_len": 4, "unkpen": 1.0}])
@@ -259,6 +312,13 @@ def test_what_is_not_offered_decodes_on_the_plain_path_and_says_why(
     assert len(lines) == 1 and reason in lines[0]
 
 
+def test_another_device_takes_fairseqs_path(caplog):
+    one = built_at_random("transformer_ffn", dtype=SINGLE, **SMALL).to("meta")
+    with caplog.at_level(logging.INFO):
+        one.prepare_for_inference_(settings())
+    assert not is_fast(one) and "plain model, since the model is on device meta" in caplog.text
+
+
 def test_double_precision_stays_double(caplog):
     one = built_at_random("transformer_ffn", **SMALL)
     with caplog.at_level(logging.INFO):
@@ -304,3 +364,156 @@ def test_weights_of_several_layers_are_packed_once():
         sizes.append(pool.weights)
     ffn = 2 * 16 * 24
     assert sizes[1] - sizes[0] == 2 * ffn
+
+
+def test_weights_that_layers_of_a_parallel_decoder_share_are_packed_once(monkeypatch):
+    """So that they aren't part of one product with what is a layer's own."""
+    pools = []
+
+    class Noted(products.ProductPool):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            pools.append(self)
+
+    monkeypatch.setattr(fast_model, "ProductPool", Noted)
+    sizes = []
+    for layout in ("shared", "independent"):
+        flags = {"decoder_ffn_layout": layout, "decoder_block": "parallel"}
+        one = built_at_random(
+            "transformer_ffn", dtype=SINGLE, **{**SMALL, **flags, "layernorm_embedding": True}
+        )
+        one.prepare_for_inference_(settings())
+        sizes.append(pools[-1].weights)
+    assert sizes[1] - sizes[0] == 2 * (2 * 16 * 24)
+
+
+@pytest.mark.parametrize(
+    ("block", "products_of_a_layer"),
+    # read, write, and the source's keys and values; in series for each of three sub-blocks
+    [("parallel", 3), ("parallel-cross-ffn", 5), ("series", 7)],
+)
+def test_products_that_read_the_same_are_one(block, products_of_a_layer):
+    flags = {"decoder_block": block, "layernorm_embedding": True, **PRE_NORM}
+    one = built_at_random("transformer_ffn", dtype=SINGLE, **{**SMALL, **flags})
+    calls = []
+
+    def pack(weight, bias, relu, rows):
+        product = products.PLAIN.pack(weight, bias, relu, rows)
+        return lambda x: calls.append(tuple(weight.shape)) or product(x)
+
+    pool = products.ProductPool(products.Kernel("counted", pack, 0, 0), 5, {})
+    (*blocks,) = fast_model.decoder_sub_blocks(one.decoder.layers[0], 0, pool, SINGLE)
+    (cross,) = (
+        branch
+        for sub_block in blocks
+        for strand in sub_block.strands
+        for branch in strand.branches
+        if isinstance(branch, fast_model.DecoderCrossAttention)
+    )
+    cache = fast_model.BeamCache(1, 1, 2, cross.heads, cross.width, torch.empty(0))
+    now = fast_model.Pass(1, None, cache, [cross.remember(torch.randn(1, 4, 16))])
+    cache.advance()
+    x = torch.randn(2, 16)
+    with torch.no_grad():
+        for sub_block in blocks:
+            x = sub_block(x, now)
+    assert len(calls) == products_of_a_layer
+
+
+def prepared(name: str = "baseline"):
+    """A fast model, and the same on fairseq's path."""
+    fast = model(name)
+    plain = copy.deepcopy(fast)
+    fast.prepare_for_inference_(settings())
+    assert is_fast(fast)
+    return fast, plain
+
+
+def steps_of(one, encoder_out, tokens, reorder=()):
+    """Logits of each step of an incremental decoder; ``reorder`` by step."""
+    state, found, reorder = {}, [], dict(reorder)
+    with torch.no_grad():
+        for step in range(tokens.shape[1]):
+            if step in reorder:
+                one.decoder.reorder_incremental_state_scripting(state, reorder[step])
+                encoder_out = one.encoder.reorder_encoder_out(encoder_out, reorder[step])
+            logits, _ = one.decoder(tokens[:, : step + 1], encoder_out, incremental_state=state)
+            found.append(logits[:, -1])
+    return torch.stack(found, 1), encoder_out
+
+
+def test_the_encoders_output_is_that_of_the_plain_one_also_at_pads():
+    fast, plain = prepared()
+    source = batch()["src_tokens"]
+    with torch.no_grad():
+        found, expected = fast.encoder(source), plain.encoder(source)
+    assert bool(expected["encoder_padding_mask"][0].any())
+    torch.testing.assert_close(found["encoder_out"], expected["encoder_out"])
+    assert torch.equal(found["encoder_padding_mask"][0], expected["encoder_padding_mask"][0])
+
+
+@pytest.mark.parametrize("order", [[0, 0, 1, 1, 2, 2], [2, 0, 1, 1], [1]])
+def test_rows_may_come_in_any_order_of_sentences(order):
+    """fairseq's searches give each sentence as many rows as the next; others may not."""
+    fast, plain = prepared()
+    source, order = batch()["src_tokens"], torch.tensor(order)
+    tokens = torch.randint(4, 31, (len(order), 6), generator=torch.Generator().manual_seed(1))
+    found = []
+    for one in (fast, plain):
+        with torch.no_grad():
+            encoder_out = one.encoder.reorder_encoder_out(one.encoder(source), order)
+        found.append(steps_of(one, encoder_out, tokens)[0])
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-5)
+
+
+def test_a_whole_target_is_scored_after_sentences_were_dropped_twice():
+    """By the model's own decoder, which wants the source once for each row."""
+    fast, plain = prepared()
+    source = batch()["src_tokens"]
+    beams = torch.arange(3).repeat_interleave(2)
+    drops = {2: torch.tensor([2, 2, 4, 5]), 4: torch.tensor([3, 2])}
+    tokens = torch.randint(4, 31, (2, 6), generator=torch.Generator().manual_seed(1))
+    found = []
+    for one in (fast, plain):
+        with torch.no_grad():
+            encoder_out = one.encoder.reorder_encoder_out(one.encoder(source), beams)
+            for order in drops.values():
+                encoder_out = one.encoder.reorder_encoder_out(encoder_out, order)
+            found.append(one.decoder(tokens, encoder_out)[0])
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-5)
+
+
+def test_positions_go_on_after_the_end_of_the_table():
+    """As in fairseq, which makes a longer table of sinusoidal positions."""
+    arch, flags = MODELS["baseline"]
+    fast = built_at_random(
+        arch, dtype=SINGLE, **{**SMALL, **POST_NORM, **flags, "max_target_positions": 4}
+    )
+    plain = copy.deepcopy(fast)
+    fast.prepare_for_inference_(settings())
+    source = batch()["src_tokens"]
+    tokens = torch.randint(4, 31, (3, 9), generator=torch.Generator().manual_seed(1))
+    found = []
+    for one in (fast, plain):
+        with torch.no_grad():
+            encoder_out = one.encoder(source)
+        found.append(steps_of(one, encoder_out, tokens)[0])
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-5)
+
+
+def test_in_training_mode_the_models_own_layers_compute():
+    """With their dropout and gradients, whoever drives the stacks one by one."""
+    fast, _ = prepared()
+    fast.encoder.train()
+    fast.decoder.train()
+    sentences = batch()
+    state = {}
+    scores, _ = fast.decoder(
+        sentences["prev_output_tokens"][:, :1],
+        fast.encoder(sentences["src_tokens"]),
+        incremental_state=state,
+    )
+    assert fast_model.STATE not in state
+    scores.sum().backward()
+    for stack in (fast.encoder, fast.decoder):
+        assert stack.layers[0].fc1.weight.grad is not None

@@ -141,3 +141,110 @@ def test_a_kernel_that_is_wrong_or_missing_is_not_chosen_and_the_fastest_right_o
     monkeypatch.setitem(products.KERNELS, "float32", (missing,))
     with pytest.raises(RuntimeError, match="missing: no such operator"):
         products.fastest("float32", weights, 5)
+
+
+def test_a_result_that_is_no_number_is_wrong(monkeypatch):
+    def pack(weight, bias, relu, rows):
+        return lambda x: math.nan * torch.nn.functional.linear(x, weight, bias)
+
+    nan = products.Kernel("nan", pack, 1e-5, 0)
+    monkeypatch.setitem(products.KERNELS, "float32", (nan, products.PLAIN))
+    kernel, said = products.fastest("float32", [torch.randn(6, 5)], 5)
+    assert kernel is products.PLAIN and "nan: its result is off by nan" in said
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "chosen"),
+    [(1.0, 0.7, "second"), (1.0, 0.9, "first"), (1.0, 1.1, "first")],
+)
+def test_another_kernel_is_taken_only_where_it_is_clearly_faster(
+    monkeypatch, first, second, chosen
+):
+    """By a clock that only the products move."""
+    now = [0.0]
+
+    def kernel(name, seconds):
+        def pack(weight, bias, relu, rows):
+            def multiply(x):
+                now[0] += seconds
+                return torch.nn.functional.linear(x, weight, bias)
+
+            return multiply
+
+        return products.Kernel(name, pack, 1e-5, 0)
+
+    kernels = (kernel("first", first), kernel("second", second))
+    monkeypatch.setitem(products.KERNELS, "float32", kernels)
+    monkeypatch.setattr(products, "SMALL", 0)
+    monkeypatch.setattr(products.time, "perf_counter", lambda: now[0])
+    assert products.fastest("float32", [torch.randn(6, 5)], 5)[0].name == chosen
+
+
+INT8 = products.KERNELS["int8"]
+
+
+@pytest.mark.parametrize("kernel", INT8, ids=lambda kernel: kernel.name)
+def test_int8_has_a_scale_for_each_output_channel(kernel):
+    """Also for one of zeros, whose result is the bias alone."""
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(8, 32, generator=generator) * 10.0 ** torch.arange(-6, 2).unsqueeze(1)
+    weight[3] = 0
+    bias = torch.zeros(8)
+    bias[3] = 2.5
+    x = torch.randn(5, 32, generator=generator)
+    before = torch.backends.quantized.engine
+    got = kernel.pack(weight, bias, False, 5)(x)
+    assert torch.backends.quantized.engine == before
+    expected = x @ weight.t() + bias
+    error = (got - expected).abs().amax(0) / expected.abs().amax(0)
+    assert error.max() < kernel.tolerance
+    assert torch.equal(got[:, 3], torch.full((5,), 2.5))
+
+
+@pytest.mark.parametrize("vnni", [False, True])
+@pytest.mark.parametrize("kernel", INT8, ids=lambda kernel: kernel.name)
+def test_int8_takes_seven_bits_of_the_input_where_sums_have_only_sixteen(kernel, vnni, monkeypatch):
+    """Of two products of 8 bits each the sum may have 17: FBGEMM's, on a CPU without VNNI."""
+    monkeypatch.setattr(products, "_has_vnni", lambda: vnni)
+    product = kernel.pack(torch.eye(16), None, False, 5)
+    x = torch.linspace(0, 1, 4096).view(-1, 16)
+    levels = len(product(x).unique())
+    assert 120 <= levels <= 128 if not vnni else 240 <= levels <= 256
+
+
+def test_a_product_leaves_columns_out_where_at_most_a_tenth_is_active():
+    units, rows, outputs = 4000, 3, 5
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(outputs, units, generator=generator)
+    bias = torch.randn(outputs, generator=generator)
+    whole = []
+
+    def product(h):
+        whole.append(len(h))
+        return torch.nn.functional.linear(h, weight, bias)
+
+    multiply = products._active_columns(weight.t().contiguous(), bias, product)
+    for active, expected in ((0, 0), (390, 0), (401, 1), (700, 1), (4000, 1)):
+        h = torch.zeros(rows, units)
+        columns = torch.randperm(units, generator=generator)[:active]
+        # each row has others of them
+        for place, column in enumerate(columns.tolist()):
+            h[place % rows, column] = 1 + torch.rand((), generator=generator)
+        whole.clear()
+        y = multiply(h)
+        assert len(whole) == expected, active
+        torch.testing.assert_close(y, torch.nn.functional.linear(h, weight, bias))
+
+
+def test_a_pool_keeps_products_apart_that_are_different_and_shares_the_others():
+    torch.manual_seed(1)
+    a, b = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+    pool = products.ProductPool(products.PLAIN, 5, {})
+    x = torch.randn(3, 4)
+    one, with_relu = pool.rows_of([a]), pool.rows_of([a], relu=True)
+    torch.testing.assert_close(one(x), a(x))
+    torch.testing.assert_close(with_relu(x), a(x).relu())
+    torch.testing.assert_close(pool.rows_of([a, b])(x), torch.cat([a(x), b(x)], 1))
+    both = torch.cat([x, 2 * x], 1)
+    torch.testing.assert_close(pool.columns_of([a, b])(both), a(x) + b(2 * x))
+    assert pool.rows_of([a]) is one and pool.rows_of([b, a]) is not pool.rows_of([a, b])

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 import torch
-from helpers import SMALL, batch, build, gradients, randomise
+from helpers import SMALL, batch, build, gradients, logits, randomise
 
 from fairseq_ffn import onednn
 from fairseq_ffn.errors import UserError
@@ -48,7 +48,9 @@ def test_default_leaves_the_switch_alone():
 
 
 @pytest.mark.parametrize("choice", ["onednn", "default"])
-def test_auto_measures_once_and_says_what_it_found(exact, monkeypatch, caplog, choice):
+def test_auto_measures_once_at_the_first_batch_and_says_what_it_found(
+    exact, monkeypatch, caplog, choice
+):
     asked = []
 
     def measure(**shape):
@@ -57,20 +59,42 @@ def test_auto_measures_once_and_says_what_it_found(exact, monkeypatch, caplog, c
 
     monkeypatch.setattr(cpu_matmul, "faster_cpu_matmul", measure)
     model = build("transformer_ffn", cpu_matmul="auto", **{**SMALL, "encoder_ffn_embed_dim": 999})
-    assert asked == []
+    sentences = batch()
+    logits(model.eval(), sentences)
+    model.train()
+    assert asked == [] and switch() == "none"  # there was no batch to train with
+    chosen = "bf16" if choice == "onednn" else "none"
     with caplog.at_level(logging.INFO):
-        model.train()
-        model.eval()
-        model.train()
-    assert len(asked) == 1
-    assert asked[0]["d_model"] == 16 and asked[0]["d_ff"] == 64  # a wide FFN isn't timed
-    assert switch() == ("bf16" if choice == "onednn" else "none")
+        logits(model, sentences)
+        assert switch() == chosen
+        for mode in (False, True):
+            model.train(mode)
+            logits(model, sentences)
+            assert switch() == (chosen if mode else "none")
+    # of this batch's size, and a wide FFN isn't timed
+    rows = sentences["src_tokens"].numel()
+    threads = torch.get_num_threads()
+    assert asked == [
+        {"d_model": 16, "d_ff": 64, "vocabulary": 31, "tokens": rows, "threads": threads}
+    ]
     assert [line for line in caplog.messages if f"--cpu-matmul auto: {choice}" in line]
+
+
+def test_auto_times_no_more_rows_than_it_takes(exact, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        cpu_matmul, "faster_cpu_matmul", lambda **shape: asked.append(shape) or "default"
+    )
+    model = build("transformer_ffn", cpu_matmul="auto", **SMALL).train()
+    logits(model, batch([4] * 300, [3] * 300))
+    assert asked[0]["tokens"] == cpu_matmul.MOST_TOKENS < 300 * 4
 
 
 def test_a_cpu_that_would_round_to_bfloat16_is_not_asked(monkeypatch):
     monkeypatch.setattr(onednn, "is_exact", lambda: False)
+    monkeypatch.setattr(cpu_matmul, "faster_cpu_matmul", lambda **_: "onednn")
     model = build("transformer_ffn", cpu_matmul="auto", **SMALL).train()
+    logits(model, batch())
     assert switch() == "none"
     model = build("transformer_ffn", cpu_matmul="onednn", **SMALL)
     with pytest.raises(UserError, match="--cpu-matmul onednn.*no float32 product"):
