@@ -97,9 +97,10 @@ class TestCTranslate2:
             lab.run("fairseq-ffn", "export", checkpoint, *where, *options)
             text = (folder / "README.md").read_text()
             code = re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1)
-            code = code.replace("path/to/this/folder", str(folder))
             code = code.replace("Where did you buy this book?", "w1 w2 w3 w4")
-            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+            done = subprocess.run(
+                [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True
+            )
             assert done.returncode == 0 and done.stdout.strip(), done.stderr
             assert ("sentencepiece.model" in {p.name for p in folder.iterdir()}) == bool(options)
 
@@ -249,6 +250,10 @@ class TestErrors:
         "change, part",
         [
             ({"arch": "lightconv"}, "its architecture is lightconv; only those of the models"),
+            (
+                {"arch": "transformer_ffn_decoder_only_tiny"},
+                "are known here: a decoder-only model reads the source in both directions and goes",
+            ),
             ({"arch": "no_such"}, "its architecture is no_such; only those of the models"),
             ({"task": "no_such"}, "trained with --task no_such, which may change sentences"),
         ],
