@@ -55,8 +55,8 @@ def _within(
     if measure == "cka":
         near = pairs["neighbours"]
         caption = (
-            f"A module's mean CKA with the next is {near['immediate']:.2f}, with the next "
-            f"but one {near['second']:.2f}; higher for the latter is a checkerboard."
+            f"A module's mean CKA with the next is {near['immediate']:.2f}, with the next but one "
+            f"{near['second']:.2f}; higher for the latter is a checkerboard (our definition)."
         )
     else:
         caption = (

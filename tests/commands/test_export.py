@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -16,6 +17,8 @@ from hostile_files import UNUSABLE, checkpoint_state
 
 from commands.lab import BIN, assert_equal, hypotheses, result_lines, weights, words
 from fairseq_ffn.cli.main import main
+from fairseq_ffn.errors import UserError
+from fairseq_ffn.export.package import new_folder
 
 ctranslate2 = pytest.importorskip("ctranslate2", reason="needs requirements/test.txt")
 
@@ -335,6 +338,22 @@ class TestOutput:
         names = {path.name for path in folder.iterdir()}
         expected = {"README.md", "checkpoint.pt", "dict.xx.txt", "dict.yy.txt", "safe_loading"}
         assert names == expected and not list(tmp_path.glob(".*"))
+
+    def test_what_is_there_comes_back_if_it_cant_be_replaced(self, tmp_path, monkeypatch):
+        folder = tmp_path / "out"
+        folder.mkdir()
+        (folder / "mine").write_text("x")
+        replace = os.replace
+
+        def fail(source, target):
+            if str(source).endswith(".partial"):
+                raise OSError(13, "Permission denied")
+            replace(source, target)
+
+        monkeypatch.setattr("fairseq_ffn.export.package.os.replace", fail)
+        with pytest.raises(UserError, match="out: can't be written"), new_folder(folder) as there:
+            there.mkdir()
+        assert (folder / "mine").read_text() == "x" and list(tmp_path.iterdir()) == [folder]
 
     def test_a_file_and_a_missing_parent(self, tmp_path, capsys):
         (tmp_path / "file").touch()
