@@ -8,6 +8,7 @@ end of the process, and only in fairseq's and our own command lines; as a librar
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -19,6 +20,21 @@ from fairseq_ffn import checkpoint_errors
 
 #: Set to 1 to get the whole traceback as well.
 TRACEBACK_VARIABLE = "FAIRSEQ_FFN_TRACEBACK"
+
+_NOT_ALLOWED = "permission denied; use another path, or get the right to read and write this one"
+_FULL = "no space left; make room, then run the same command again"
+#: number of an operating system's error -> what is wrong and what to do
+_SYSTEM_ERRORS = {
+    errno.ENOENT: "no such file or directory; check the path",
+    errno.EISDIR: "is a directory; name a file",
+    errno.ENOTDIR: "a part of this path is a file, not a directory; check the path",
+    errno.EEXIST: "exists already; use another name",
+    errno.EACCES: _NOT_ALLOWED,
+    errno.EPERM: _NOT_ALLOWED,
+    errno.EROFS: "the disk is read-only; use another path",
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+}
 
 
 class UserError(ValueError):
@@ -62,6 +78,17 @@ def one_line(error: BaseException, trace: Optional[TracebackType] = None) -> Opt
     return checkpoint_errors.explain(error, trace) or _explain_input(error, trace)
 
 
+def explain_os_error(error: OSError) -> str:
+    """One line on an error of the operating system: which file, what is wrong, what to do."""
+    names = [
+        os.fsdecode(name) if isinstance(name, bytes) else str(name)
+        for name in (error.filename, error.filename2)
+        if name is not None
+    ]
+    words = _SYSTEM_ERRORS.get(error.errno or 0) or error.strerror or str(error)
+    return ": ".join([*([" -> ".join(names)] if names else []), words])
+
+
 def printable(text: str) -> str:
     """One line without control characters, which names in a hostile file may hold."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
@@ -70,8 +97,9 @@ def printable(text: str) -> str:
 def _explain_input(error: BaseException, trace: Optional[TracebackType]) -> Optional[str]:
     """One line for data that isn't there or is damaged, and for flags that fairseq parses late."""
     if isinstance(error, OSError):
-        if error.filename is not None:
-            return f"{error.filename}: {error.strerror}"
+        # a full disk shows while writing, when nothing says any more to which file
+        if error.filename is not None or _SYSTEM_ERRORS.get(error.errno or 0) is _FULL:
+            return explain_os_error(error)
         # without a file name it's from fairseq, in words
         return str(error) if isinstance(error, FileNotFoundError) else None
     frames = [frame for frame, _ in traceback.walk_tb(trace)]

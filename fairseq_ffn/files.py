@@ -35,8 +35,12 @@ def write_lines(path: Path, lines: Sequence[str]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write under a temporary name, then rename."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, record: object) -> None:

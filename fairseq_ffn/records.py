@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-from fairseq_ffn.errors import UserError
+from fairseq_ffn.errors import UserError, explain_os_error
 
 #: letters of a wrong value that an error shows
 _SHOWN = 40
@@ -21,7 +21,9 @@ def read_json(path: Path) -> Dict[str, Any]:
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        raise UserError(explain_os_error(error)) from error
+    except ValueError as error:
         raise UserError(f"{path}: damaged JSON ({error})") from error
     except RecursionError as error:
         raise UserError(f"{path}: damaged JSON (nested too deeply)") from error

@@ -256,10 +256,18 @@ def row_encoder(engines: Engines, threads: int) -> Dict[str, Any]:
     """The encoder's rate against that of one large matrix product, in GFLOP/s."""
     found: Dict[str, Any] = {}
     for precision in PRECISIONS:
-        peak = max(_rate(kernel, precision, 2048, 4096) for kernel in KERNELS[precision])
-        # weights that no cache holds, a few rows: what a wide FFN is
-        wide = max(_rate(kernel, precision, LENGTH + 1, 49152) for kernel in KERNELS[precision])
-        found[precision] = {"2048 x 1024 -> 4096": peak, "26 x 1024 -> 49152": wide}
+        # the second: weights that no cache holds, a few rows, which is what a wide FFN is
+        shapes = {(rows, out): f"{rows} x 1024 -> {out}" for rows, out in LARGE_PRODUCTS}
+        found[precision] = {
+            f"{shape}, {kernel.name}": _rate(kernel, precision, *sizes)
+            for sizes, shape in shapes.items()
+            for kernel in KERNELS[precision]
+        }
+        peak = max(
+            rate
+            for name, rate in found[precision].items()
+            if name.startswith(shapes[LARGE_PRODUCTS[0]])
+        )
         for config in ("baseline", "one_wide"):
             encoder = engines.model(config, precision).encoder
             for length in (10, LENGTH, 100):
@@ -272,7 +280,7 @@ def row_encoder(engines: Engines, threads: int) -> Dict[str, Any]:
                 found[precision][f"{config}, {length} tokens"] = {
                     "gflops": rate,
                     "ms": 1e3 * seconds,
-                    "of the first": rate / peak,
+                    "of the large product": rate / peak,
                 }
     return found
 
@@ -343,6 +351,8 @@ ROWS: Dict[str, Tuple[int, Callable[[Engines, int], Dict[str, Any]]]] = {
     "layouts-t1": (1, row_layouts),
 }
 
+#: rows and outputs of the products that an encoder's rate is held against
+LARGE_PRODUCTS = ((2048, 4096), (LENGTH + 1, 49152))
 _BATCH1 = ("batch1-t1", "batch1-t2")
 #: rows, what is measured, against what, and the least ratio of speeds that we aim at
 GOALS: Tuple[Tuple[Tuple[str, ...], str, str, float], ...] = (
@@ -399,8 +409,10 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     for name, record in records.items():
         print(f"\n## {name} ({record['threads']} threads, {record['machine']['cpu']})\n")
         print("\n".join(table(record["result"])))
-    print("\n## goals\n")
-    print("\n".join(goals({name: record["result"] for name, record in records.items()})))
+    reached = goals({name: record["result"] for name, record in records.items()})
+    if len(reached) > 2:
+        print("\n## goals\n")
+        print("\n".join(reached))
 
 
 def table(result: Dict[str, Any]) -> List[str]:

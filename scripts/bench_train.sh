@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Training against stock fairseq: words/s and loss of every documented way to train, and the memory of
-# a wide FFN. The tables of docs/performance.md. Needs an idle machine and the quick start's data.
+# a wide FFN. The tables of docs/performance_training.md. Needs an idle machine and the quick start's data.
 #   bash scripts/bench_train.sh                   everything -> runs/bench_train_*.json
 #   bash scripts/bench_train.sh speed|loss|memory
 # Threads: BENCH_THREADS (default: 1).
@@ -31,7 +31,8 @@ for part in $parts; do
       bench speed_tiny --sizes tiny --configs baseline --memory-rounds 0 --max-tokens 512 \
         --options default fp32 fp32_fused bf16 bf16_fused --rounds 2 --updates 40
       bench speed_base --sizes base --configs baseline --memory-rounds 0 --max-tokens 1024 \
-        --options default fp32 fp32_fused bf16 bf16_fused --rounds 1 --updates 8
+        --options default fp32 fp32_fused bf16 bf16_fused --rounds 1 --updates 10 \
+        --profile-updates 2
       bench speed_base_32k --sizes base --configs baseline --memory-rounds 0 --max-tokens 1024 \
         --options default fp32_fused bf16 bf16_fused --rounds 1 --updates 6 --vocabulary 32000
       bench speed_big --sizes big --configs baseline --memory-rounds 0 --max-tokens 512 \

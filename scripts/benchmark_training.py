@@ -9,8 +9,9 @@ turn, in an order drawn anew, so that a machine that drifts does so for all. The
 fairseq's ``--arch transformer`` of the same shape has a 95% interval (bootstrap over batches).
 Building: the models are built in turn in the same way. Memory: the peak resident size (VmHWM) of
 one fairseq-train per model and round. Loss: on the validation set after some updates, of several
-seeds. Needs an idle machine and the quick start's data (data-bin/tatoeba_en_de/bin), with which it
-pads the dictionary to ``--vocabulary`` rows if asked to.
+seeds. Profile: what an update's time goes to, and how fast its matrix products are. Needs an idle
+machine and the quick start's data (data-bin/tatoeba_en_de/bin), whose dictionary it pads to
+``--vocabulary`` rows if asked to.
 """
 
 from __future__ import annotations
@@ -62,6 +63,8 @@ from fairseq_cli.train import cli_main
 cli_main()
 print("VmHWM", re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
 """
+#: what PyTorch's profiler calls matrix products
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
 #: updates of each model, and models built, that aren't counted
 WARMUP = 2
 
@@ -178,6 +181,37 @@ def peak_megabytes(args: argparse.Namespace, model: List[str]) -> float:
     return int(found[1]) * 1024 / 1e6
 
 
+def profile(args: argparse.Namespace, model: List[str]) -> Dict[str, Any]:
+    """Where the time of an update goes, by PyTorch's profiler.
+
+    Returns:
+        ``products``, the share of matrix products, their ``gflops`` (10^9 operations a second), and
+        ``others``, the share of each other operation.
+    """
+    trainer = trainer_of(args, model)
+    batches = batches_of(args, trainer)[: WARMUP + args.profile_updates]
+    onednn.use(False)
+    for batch in batches[:WARMUP]:
+        trainer.train_step([batch])
+    with torch.profiler.profile(with_flops=True) as profiler:
+        for batch in batches[WARMUP:]:
+            trainer.train_step([batch])
+    onednn.use(False)
+    times: Dict[str, float] = {}
+    operations = 0
+    for event in profiler.key_averages():
+        times[event.key] = times.get(event.key, 0.0) + event.self_cpu_time_total
+        operations += event.flops if event.key in PRODUCTS else 0
+    total = sum(times.values())
+    products = sum(times.get(name, 0.0) for name in PRODUCTS)
+    others = {name: time / total for name, time in times.items() if name not in PRODUCTS}
+    return {
+        "products": products / total,
+        "gflops": operations / products / 1e3,  # times are in microseconds
+        "others": dict(sorted(others.items(), key=lambda item: -item[1])[:5]),
+    }
+
+
 def losses(args: argparse.Namespace, models: Dict[str, List[str]]) -> Dict[str, List[float]]:
     """Loss on the validation set after ``--loss-updates``, in bits a token, one a seed."""
     found: Dict[str, List[float]] = {name: [] for name in models}
@@ -263,6 +297,14 @@ def benchmark(size: str, args: argparse.Namespace) -> Dict[str, Any]:
             cells[4] = " ".join(f"{value:.3f}" for value in loss[name])
         record[name] = found
         print(f"| {size} | {name} | " + " | ".join(cells) + " |", flush=True)
+    for name in names if args.profile_updates else ():
+        found = record[name]["profile"] = profile(args, models[name])
+        others = ", ".join(f"{key} {share:.0%}" for key, share in found["others"].items())
+        print(
+            f"profile of {size} {name}: {found['products']:.0%} matrix products at "
+            f"{found['gflops']:.0f} GFLOP/s, {others}",
+            flush=True,
+        )
     return record
 
 
@@ -288,6 +330,7 @@ def main() -> None:
     parser.add_argument("--builds", type=int, default=60, help="of each model (default: 60)")
     parser.add_argument("--loss-updates", type=int, default=0, help="default: no loss")
     parser.add_argument("--loss-seeds", type=int, default=3, help="default: 3")
+    parser.add_argument("--profile-updates", type=int, default=0, help="default: no profile")
     parser.add_argument("--seed", type=int, default=1, help="of all but the loss (default: 1)")
     parser.add_argument(
         "--vocabulary", type=int, help="rows, filled up with unused words (default: the data's own)"

@@ -33,7 +33,7 @@ ffn_setup() {
     command -v "$PYTHON" >/dev/null || ffn_die "FAIRSEQ_FFN_PYTHON=$PYTHON: no such interpreter"
     PYTHONPATH="$FFN_ROOT${PYTHONPATH:+:$PYTHONPATH}" "$PYTHON" -c \
       'import fairseq, sacrebleu, sentencepiece, fairseq_ffn' 2>/dev/null >&2 ||
-      ffn_die "$PYTHON can't import fairseq, sacrebleu, sentencepiece and fairseq_ffn; install what README.md, 'Own environment', lists, or unset FAIRSEQ_FFN_PYTHON"
+      ffn_die "$PYTHON can't import fairseq, sacrebleu, sentencepiece and fairseq_ffn; install what README.md, 'Your own environment', lists, or unset FAIRSEQ_FFN_PYTHON"
     PYTHON=$(command -v "$PYTHON")
     export PYTHONPATH="$FFN_ROOT${PYTHONPATH:+:$PYTHONPATH}" PYTHON
     PATH="$(dirname "$PYTHON"):$PATH"

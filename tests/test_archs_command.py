@@ -266,6 +266,14 @@ def test_a_layout_that_does_not_fit_one_size(capsys: pytest.CaptureFixture, outp
     )
 
 
+def test_a_misspelt_value_is_no_question_of_sizes(capsys: pytest.CaptureFixture) -> None:
+    line = refused(capsys, "--encoder-block", "paralel")
+    assert line == (
+        "fairseq-ffn archs: error: --encoder-block 'paralel': use one of series, parallel; did "
+        "you mean parallel?"
+    )
+
+
 def test_flags_that_do_not_go_together(capsys: pytest.CaptureFixture) -> None:
     line = refused(capsys, "--size", "big", "--encoder-ffn-layout", "tied")
     assert "size big: --encoder-ffn-layout" in line and "both stacks must say so" in line

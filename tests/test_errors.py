@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import errno
+import os
 import sys
 
 import pytest
@@ -10,7 +12,7 @@ from fairseq.data import Dictionary, data_utils, indexed_dataset
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
 from fairseq_ffn import errors
-from fairseq_ffn.errors import UserError, one_line
+from fairseq_ffn.errors import UserError, explain_os_error, one_line
 
 
 def line_of(call) -> str:
@@ -37,7 +39,7 @@ class TestKnownErrors:
 
     def test_missing_files(self, tmp_path):
         missing = tmp_path / "data"
-        expected = f"{missing}: No such file or directory"
+        expected = f"{missing}: no such file or directory; check the path"
         assert line_of(lambda: data_utils.infer_language_pair(str(missing))) == expected
         assert line_of(lambda: Dictionary.load(f"{missing}")) == expected
         assert line_of(lambda: fail(FileNotFoundError("Dataset not found: train (bin)"))) == (
@@ -85,6 +87,50 @@ class TestKnownErrors:
 )
 def test_other_errors_keep_their_traceback(error):
     assert line_of(lambda: fail(error)) is None
+
+
+class TestErrorsOfTheSystem:
+    """Each names the file and says what to do; no number of an error."""
+
+    def of(self, call) -> str:
+        with pytest.raises(OSError) as caught:
+            call()
+        return explain_os_error(caught.value)
+
+    def test_real_ones(self, tmp_path):
+        file, folder = tmp_path / "file", tmp_path / "folder"
+        file.write_text("")
+        folder.mkdir()
+        assert self.of((tmp_path / "no").read_bytes) == (
+            f"{tmp_path}/no: no such file or directory; check the path"
+        )
+        assert self.of(folder.read_bytes) == f"{folder}: is a directory; name a file"
+        assert self.of(lambda: os.replace(file, folder)) == (
+            f"{file} -> {folder}: is a directory; name a file"
+        )
+        assert self.of((file / "x").mkdir) == (
+            f"{file}/x: a part of this path is a file, not a directory; check the path"
+        )
+        assert self.of(file.mkdir) == f"{file}: exists already; use another name"
+        assert self.of(lambda: os.stat(os.fsencode(tmp_path / "no"))).startswith(f"{tmp_path}/no: ")
+
+    @pytest.mark.parametrize(
+        "number, words",
+        [
+            (errno.EACCES, "permission denied; use another path"),
+            (errno.EROFS, "the disk is read-only; use another path"),
+            (errno.ENOSPC, "no space left; make room"),
+            (errno.ELOOP, "too many links"),
+        ],
+    )
+    def test_others(self, number, words):
+        error = OSError(number, "too many links", "a.pt")
+        assert explain_os_error(error).startswith(f"a.pt: {words}")
+        assert one_line(error) == explain_os_error(error)
+
+    def test_a_full_disk_has_no_name(self):
+        error = OSError(errno.ENOSPC, "No space left on device")
+        assert one_line(error) == "no space left; make room, then run the same command again"
 
 
 class TestHook:

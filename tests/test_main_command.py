@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -58,6 +59,61 @@ def test_an_unknown_flag_comes_with_the_usage_of_its_command(capsys, command, us
     said = capsys.readouterr().err
     assert stopped.value.code == 2 and said.startswith(f"usage: fairseq-ffn {usage}")
     assert said.splitlines()[-1].endswith("error: unrecognized arguments: --no-such-flag")
+
+
+class TestErrorsOfTheSystem:
+    """One line names the file and the cure, whatever the command was about to do."""
+
+    def said(self, capsys, *arguments) -> str:
+        status = main([str(word) for word in arguments])
+        captured = capsys.readouterr()
+        assert status == 1 and captured.out == ""
+        assert captured.err.count("error: ") == 1 and "Errno" not in captured.err
+        return captured.err.splitlines()[-1]
+
+    @pytest.fixture
+    def run(self, tmp_path):
+        folder = tmp_path / "run"
+        folder.mkdir()
+        for name in ("hypothesis.txt", "reference.txt"):
+            (folder / name).write_text("one line\n")
+        return folder
+
+    def test_a_record_that_is_not_there(self, run, tmp_path, capsys):
+        missing = tmp_path / "sweep.json"
+        arguments = ("report", run, "--output", tmp_path / "out", "--latency-sweep", missing)
+        assert self.said(capsys, *arguments) == (
+            f"fairseq-ffn report: error: {missing}: no such file or directory; check the path"
+        )
+
+    def test_a_folder_in_place_of_a_file(self, run, capsys):
+        (run / "reference.txt").unlink()
+        folder = run / "reference.de.txt"
+        folder.mkdir()
+        assert self.said(capsys, "score", run) == (
+            f"fairseq-ffn score: error: {folder}: is a directory; name a file"
+        )
+
+    def test_a_file_in_place_of_a_folder(self, run, tmp_path, capsys):
+        file = tmp_path / "out"
+        file.write_text("")
+        assert self.said(capsys, "report", run, "--output", file, "--no-plots") == (
+            f"fairseq-ffn report: error: {file}/plots: a part of this path is a file, not a "
+            "directory; check the path"
+        )
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+    def test_a_file_that_may_not_be_read(self, run, capsys):
+        (run / "reference.txt").chmod(0)
+        line = self.said(capsys, "score", run)
+        assert f"{run / 'reference.txt'}: permission denied; use another path, or get the" in line
+
+    def test_one_without_a_file(self, run, capsys, monkeypatch):
+        def offline(*unused):
+            raise ConnectionRefusedError(111, "Connection refused")
+
+        monkeypatch.setattr("fairseq_ffn.cli.score.run", offline)
+        assert self.said(capsys, "score", run) == "fairseq-ffn score: error: Connection refused"
 
 
 def test_no_command_prints_the_list_of_commands(capsys):

@@ -8,20 +8,23 @@ differ. Encoder and decoder are compared apart.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 from torch import Tensor, nn
 
 from fairseq_ffn.analysis import cka, neighbourhoods
 from fairseq_ffn.analysis.bootstrap import interval, resample_counts
-from fairseq_ffn.analysis.layer_steps import STACKS, LayerAddress
+from fairseq_ffn.analysis.layer_steps import STACKS, LayerAddress, layers_of
 from fairseq_ffn.analysis.recorder import LayerRecord, Recorder
 from fairseq_ffn.analysis.text import Batch, force_decode
 from fairseq_ffn.errors import UserError
 
 MEASURES = ("cka", "lns")
+#: CKA biased where debiased is asked for, and the other way round
+OTHER_FORM = "cka_other_form"
 LAYER = "layer"
 
 
@@ -110,18 +113,31 @@ def sentence_means(value: Tensor, valid: Tensor) -> Tensor:
     return total / mask.sum(dim=0)
 
 
-def compare_at(first: SentenceMeans, second: SentenceMeans, stack: str) -> bool:
-    """Whether whole layers must be compared in this stack, since the modules differ.
+def check_layers(models: Mapping[str, nn.Module]) -> None:
+    """Refuse models that can't be compared module by module, before anything is recorded.
+
+    Args:
+        models: by name, the baseline first.
 
     Raises:
-        UserError: the stacks have different numbers of layers.
+        UserError: one has another number of layers than the baseline.
     """
-    layers = [len(model.components(stack, layers=True)) for model in (first, second)]
-    if layers[0] != layers[1]:
-        raise UserError(
-            f"{second.name} has {layers[1]} {stack} layers, but {first.name} {layers[0]}; only "
-            "models with the same numbers of layers are compared module by module"
-        )
+    counts = {
+        name: Counter(address.stack for address in layers_of(model))
+        for name, model in models.items()
+    }
+    baseline, expected = next(iter(counts.items()))
+    for name, found in counts.items():
+        for stack in STACKS:
+            if found[stack] != expected[stack]:
+                raise UserError(
+                    f"{name} has {found[stack]} {stack} layers, but {baseline} {expected[stack]}; "
+                    "only models with the same numbers of layers are compared module by module"
+                )
+
+
+def compare_at(first: SentenceMeans, second: SentenceMeans, stack: str) -> bool:
+    """Whether whole layers must be compared in this stack, since the modules differ."""
     return first.components(stack, layers=False) != second.components(stack, layers=False)
 
 
@@ -202,13 +218,14 @@ class SameModule:
         permutation: Optional[np.ndarray] = None,
     ):
         self.components = first.components(stack, layers)
-        values: Dict[str, List[float]] = {name: [] for name in MEASURES}
+        values: Dict[str, List[float]] = {name: [] for name in (*MEASURES, OTHER_FORM)}
         resampled: Dict[str, List[np.ndarray]] = {name: [] for name in MEASURES}
         for component in self.components:
             x, y = first[component], second[component]
             if permutation is not None:
                 y = y[permutation]
             values["cka"].append(cka.linear_cka(x, y, debiased))
+            values[OTHER_FORM].append(cka.linear_cka(x, y, not debiased))
             resampled["cka"].append(resampled_cka(x, y, counts, debiased))
             k = neighbourhoods.number_of_neighbours(len(x))
             shares = neighbourhoods.overlap(
@@ -217,12 +234,16 @@ class SameModule:
             values["lns"].append(float(shares.mean()))
             resampled["lns"].append(counts @ shares / counts.sum(axis=1))
         #: measure -> (components,) and (components, resamples)
-        self.values = {name: np.asarray(values[name]) for name in MEASURES}
+        self.values = {name: np.asarray(values[name]) for name in values}
         self.resampled = {name: np.asarray(resampled[name]) for name in MEASURES}
 
     def record(self) -> Dict[str, Any]:
-        """Values and intervals by component, and the mean over them."""
+        """Values and intervals by component, and the mean over them.
+
+        CKA in the form that wasn't asked for is stated as well: its mean only.
+        """
         found: Dict[str, Any] = {"components": [str(one) for one in self.components]}
+        found[OTHER_FORM] = {"mean": {"value": float(self.values[OTHER_FORM].mean())}}
         for name in MEASURES:
             found[name] = {
                 "mean": {
@@ -345,6 +366,7 @@ def study(
     return {
         "sentences": sentences,
         "cka": "debiased" if settings.debiased else "biased",
+        OTHER_FORM: "biased" if settings.debiased else "debiased",
         "neighbours": k,
         "lns_chance": neighbourhoods.chance(k, sentences),
         "bootstrap_resamples": settings.resamples,

@@ -19,7 +19,7 @@ from fairseq import utils
 from fairseq_ffn.analysis.layer_steps import layers_of
 from fairseq_ffn.analysis.map_study import Sentence
 from fairseq_ffn.analysis.text import Batch
-from fairseq_ffn.cli.arguments import positive
+from fairseq_ffn.cli.arguments import positive, seed
 from fairseq_ffn.decoding.candidates import LoadedModel, SetToDecode, load_checkpoints
 from fairseq_ffn.errors import UserError
 from fairseq_ffn.files import write_json
@@ -54,7 +54,7 @@ def add_input_arguments(parser: argparse.ArgumentParser, sentences: int, what: s
         help="sentences, drawn from the set at random (default: %(default)s, or all there are)",
     )
     parser.add_argument(
-        "--seed", type=_seed, default=1, metavar="N", help="of all random draws (default: 1)"
+        "--seed", type=seed, default=1, metavar="N", help="of all random draws (default: 1)"
     )
     parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="where JSON and figures go"
@@ -88,12 +88,13 @@ class AnalysisInput:
         paths = [*args.checkpoints, *further]
         self.loaded = load_checkpoints(paths, args.data, args.source_lang, args.target_lang)
         for path, one in zip(paths, self.loaded):
+            # in training mode, layers that fairseq drops at random would hide
+            one.to_device(self.device, half=False)
+            one.model.requires_grad_(False)
             try:
                 layers_of(one.model)
             except UserError as error:
                 raise UserError(f"checkpoint {path}: {error}") from error
-            one.to_device(self.device, half=False)
-            one.model.requires_grad_(False)
         self.task = self.loaded[0].task
         self.text = SetToDecode(self.loaded, args.gen_subset)
         if len(self.text.order) < fewest:
@@ -215,9 +216,3 @@ def progress(label: str, total: int) -> Callable[[int], None]:
 
 def _symbols(dictionary: Any, tokens: torch.Tensor) -> List[str]:
     return [dictionary[int(token)] for token in tokens]
-
-
-def _seed(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text) < 2**32):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0 to 2^32 - 1")
-    return int(text)

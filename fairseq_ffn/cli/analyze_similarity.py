@@ -8,7 +8,13 @@ from dataclasses import asdict
 from typing import Any, Dict, List
 
 from fairseq_ffn.analysis.layer_steps import STACKS
-from fairseq_ffn.analysis.similarity import SentenceMeans, Settings, study
+from fairseq_ffn.analysis.similarity import (
+    OTHER_FORM,
+    SentenceMeans,
+    Settings,
+    check_layers,
+    study,
+)
 from fairseq_ffn.cli.analysis_input import (
     AnalysisInput,
     add_input_arguments,
@@ -25,11 +31,12 @@ DESCRIPTION = """which modules and models are alike: CKA and LNS on sentence mea
 
 Each sentence is the mean of its tokens' outputs of a module (One Wide FFN, section 3). Linear CKA
 compares distances (Kornblith's form; debiased unless --biased: the biased form isn't 0 for
-unrelated data), LNS the 5% nearest neighbours by cosine. The first checkpoint is the baseline. Each
-model is compared with itself, all modules with all (a checkerboard says that a module is more like
-the next but one than like the next), and with the baseline, module by module; where one of the two
-has no FFN, whole layers are compared. With --seeds, baselines of other seeds, the comparison is
-also divided by theirs. Chance: the baseline's architecture untrained, and sentences permuted.
+unrelated data; the other form is stated beside it), LNS the 5% nearest neighbours by cosine. The
+first checkpoint is the baseline. Each model is compared with itself, all modules with all (a
+checkerboard says that a module is more like the next but one than like the next), and with the
+baseline, module by module; where one of the two has no FFN, whole layers are compared. With
+--seeds, baselines of other seeds, the comparison is also divided by theirs. Chance: the baseline's
+architecture untrained, and sentences permuted.
 
     fairseq-ffn analyze similarity baseline.pt one_wide.pt --seeds seed2.pt seed3.pt \\
         --data DATA-BIN --output DIR"""
@@ -63,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Load, record, compare, write."""
     given = AnalysisInput(args, further=args.seeds, fewest=FEWEST)
+    check_layers({one.name: one.model for one in given.loaded})
     batches = given.batches()
     total = len(given.drawn)
     means: List[SentenceMeans] = []
@@ -91,18 +99,20 @@ def _summary(found: Dict[str, Any]) -> List[str]:
             )
     lines = ["", f"Within models: {found['cka']} CKA of modules in forward order"]
     lines += text_table(rows, numbers=range(2, 5))
-    rows = [["model", "stack", "compared", "CKA", "LNS", "CKA / seeds", "LNS / seeds"]]
+    rows = [["model", "stack", "compared", f"{found['cka']} CKA", f"{found[OTHER_FORM]}", "LNS"]]
+    rows[0] += ["CKA / seeds", "LNS / seeds"]
     for entry in found["between"]:
         for stack in STACKS:
             same = entry[stack]["same_module"]
             ratios = entry[stack].get("normalised")
-            cells = [_interval(same[name]["mean"]) for name in ("cka", "lns")]
+            cells = [_interval(same["cka"]["mean"]), f"{same[OTHER_FORM]['mean']['value']:.3f}"]
+            cells.append(_interval(same["lns"]["mean"]))
             cells += [_interval(ratios[name]) if ratios else "-" for name in ("cka", "lns")]
             name = entry["model"] + (" (seed)" if entry["is_seed"] else "")
             rows.append([name, stack, entry[stack]["compared"], *cells])
     if found["between"]:
         lines += ["", f"Same module as in {found['between'][0]['baseline']}, [95% interval]"]
-        lines += text_table(rows, numbers=range(3, 7))
+        lines += text_table(rows, numbers=range(3, 8))
         first = found["between"][0]
         chance = [
             f"{stack} CKA {first[stack][kind]['cka']['mean']['value']:.3f}, "

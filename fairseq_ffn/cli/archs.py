@@ -102,9 +102,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     flags.add_arguments(custom)  # type: ignore[arg-type]
     for name in WIDTHS_AND_DEPTHS:
-        custom.add_argument(_flag(name), type=positive, metavar="N", help="as in fairseq")
+        custom.add_argument(flags.flag_of(name), type=positive, metavar="N", help="as in fairseq")
     for name in SWITCHES:
-        custom.add_argument(_flag(name), action="store_true", help="as in fairseq")
+        custom.add_argument(flags.flag_of(name), action="store_true", help="as in fairseq")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -114,6 +114,8 @@ def run(args: argparse.Namespace) -> None:
         for name in CUSTOM_FLAGS
         if getattr(args, name, None) not in (None, False)
     }
+    for line in flags.refused_choices(custom, flags.CHOICES):  # whatever the size
+        raise UserError(line)
     chosen = args.size or (SIZES if custom else ALL_SIZES)
     # all rows first: bad flags leave no half table
     sizes = {
@@ -136,17 +138,13 @@ def run(args: argparse.Namespace) -> None:
         print("\n".join(_table(rows, digits)))
 
 
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
 def _rows(size: str, vocabulary: int, custom: Dict[str, Any], one_of_all: bool) -> Iterator[Row]:
     """All configs of one size, the baseline first; then the custom row, if any."""
     for name, config in configs_of(size).items():
         yield _row(size, name, {}, vocabulary, config.source)
     if custom:
         words = [
-            _flag(name) if value is True else f"{_flag(name)} {value}"
+            flags.flag_of(name) if value is True else f"{flags.flag_of(name)} {value}"
             for name, value in custom.items()
         ]
         try:

@@ -10,7 +10,7 @@ from typing import Any, Dict
 from torch import nn
 
 from fairseq_ffn.checkpoints import save_checkpoint
-from fairseq_ffn.cli.arguments import positive
+from fairseq_ffn.cli.arguments import positive, seed
 from fairseq_ffn.conversion.activations import sample_inputs
 from fairseq_ffn.conversion.convert import METHODS, Conversion
 from fairseq_ffn.decoding.model_facts import parameters_of
@@ -24,8 +24,7 @@ logger = logging.getLogger(__name__)
 DESCRIPTION = """\
 Start a new layout from the weights of a trained model.
 
-  fairseq-ffn convert baseline.pt --config one_wide --merge least-squares --data data-bin/wmt \\
-      --output start.pt
+  fairseq-ffn convert baseline.pt --config one_wide --merge concatenate --output start.pt
   fairseq-train data-bin/wmt --user-dir fairseq_ffn --arch transformer_ffn_big_one_wide \\
       --finetune-from-model start.pt ...
 
@@ -81,7 +80,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how many sentences least-squares fits to (default: %(default)s)",
     )
     parser.add_argument(
-        "--seed", type=int, default=1, help="of sentences and of new units (default: 1)"
+        "--seed",
+        type=seed,
+        default=1,
+        metavar="N",
+        help="of sentences and of new units (default: 1)",
     )
 
 

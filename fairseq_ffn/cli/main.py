@@ -9,7 +9,7 @@ import sys
 from typing import List, Optional, Sequence
 
 from fairseq_ffn import __version__
-from fairseq_ffn.errors import UserError, one_line, printable
+from fairseq_ffn.errors import UserError, explain_os_error, one_line, printable
 
 #: command: module in this package, what it does. A module has DESCRIPTION, add_arguments(parser)
 #: and run(args); only the one that is asked for is imported, since many import much.
@@ -71,7 +71,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
     try:
         args.run(args)
     except (UserError, OSError) as error:
-        line = one_line(error) if isinstance(error, UserError) else str(error)
+        line = one_line(error)
+        if line is None and isinstance(error, OSError):  # of a connection, say
+            line = explain_os_error(error)
         print(f"fairseq-ffn {args.command}: error: {printable(line)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -8,7 +8,7 @@ solve the normal equations; they are accumulated, so that no activations are kep
 keep, when there are more than the width allows, is decided backwards: the unit goes whose removal,
 with all other weights adapted, adds least to the error, ``|w_j|^2 / (H^-1)_jj`` with its output
 weights w_j and H the matrix of the normal equations (Optimal Brain Surgeon, Hassibi & Stork 1993);
-a few percent go at a time.
+a tenth of the units goes at a time.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from fairseq_ffn.checkpoints import load_checkpoint
 from fairseq_ffn.decoding.candidates import load_checkpoints
 from fairseq_ffn.errors import UserError
 from fairseq_ffn.models import flags
+from fairseq_ffn.models.decoder_only import TransformerFfnDecoderOnlyModel
 from fairseq_ffn.models.transformer_ffn import TransformerFfnModel
 
 #: models of a plain encoder and decoder; others have parts that aren't known here
@@ -111,7 +112,7 @@ def _checked_state(path: str) -> Dict[str, Any]:
     if not isinstance(arch, str) or ARCH_MODEL_REGISTRY.get(arch) not in MODELS:
         raise UserError(
             f"checkpoint {path}: its architecture is {arch}; only those of the models "
-            "'transformer_ffn' and 'transformer' are known here"
+            f"'transformer_ffn' and 'transformer' are known here{_why_not(arch)}"
         )
     if state.get("args") is None:
         task = (state["cfg"].get("task") or {}).get("_name")
@@ -123,6 +124,15 @@ def _checked_state(path: str) -> Dict[str, Any]:
             f"model sees them; only --task {TASK} is known here"
         )
     return state
+
+
+def _why_not(arch: Any) -> str:
+    if ARCH_MODEL_REGISTRY.get(arch) is not TransformerFfnDecoderOnlyModel:
+        return ""
+    return (
+        ": a decoder-only model reads the source in both directions and goes on causally in the "
+        "same layers, which neither an encoder with a decoder nor a language model computes"
+    )
 
 
 def _source(

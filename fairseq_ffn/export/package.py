@@ -144,6 +144,8 @@ def new_folder(output: Path) -> Iterator[Path]:
         shutil.rmtree(former, ignore_errors=True)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if former.exists() and not output.exists():
+            os.replace(former, output)
         if isinstance(error, OSError):
             raise UserError(f"{output}: can't be written ({system_reason(error)})") from error
         raise

@@ -33,7 +33,8 @@ def ctranslate2_readme(facts: Dict[str, Any], pieces: Sequence[str]) -> str:
     return _FACTS.format(more=more, **facts) + "\n".join(
         [
             f"For CTranslate2 (`pip install ctranslate2{' sentencepiece' if pieces else ''}`).",
-            "With these settings it searches as fairseq-generate does with `--beam 5`:",
+            "With these settings it searches as fairseq-generate does with `--beam 5`; in this",
+            "folder:",
             "",
             "```python",
             "from pathlib import Path",
@@ -41,7 +42,7 @@ def ctranslate2_readme(facts: Dict[str, Any], pieces: Sequence[str]) -> str:
             "import ctranslate2",
             *(["import sentencepiece"] if pieces else []),
             "",
-            'folder = Path("path/to/this/folder")',
+            'folder = Path(".")',
             "translator = ctranslate2.Translator(str(folder))",
             *load,
             "",

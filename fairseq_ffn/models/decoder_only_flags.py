@@ -31,9 +31,10 @@ _ABSENT: Mapping[str, Any] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flag that ``transformer_ffn`` hasn't."""
-    parser.add_argument(
-        "--target-positions",
-        choices=TARGET_POSITIONS,
+    flags.add_choice(
+        parser,
+        "target_positions",
+        TARGET_POSITIONS,
         help="the target's positions continue those of the source, as in one sequence, or restart "
         "from the beginning (default: continue)",
     )
@@ -112,11 +113,8 @@ def _common_modules(args: argparse.Namespace) -> Iterator[str]:
 
 
 def _options(args: argparse.Namespace) -> Iterator[str]:
-    if args.target_positions not in TARGET_POSITIONS:
-        yield (
-            f"--target-positions '{args.target_positions}': use one of "
-            f"{', '.join(TARGET_POSITIONS)}"
-        )
+    positions = {"target_positions": args.target_positions}
+    yield from flags.refused_choices(positions, {"target_positions": TARGET_POSITIONS})
     output_dim = getattr(args, "decoder_output_dim", None)
     if output_dim and output_dim != args.decoder_embed_dim:
         yield (
@@ -140,7 +138,7 @@ def _options(args: argparse.Namespace) -> Iterator[str]:
         )
     for name, why in _NOT_HERE:
         if getattr(args, name, None):
-            yield f"--{name.replace('_', '-')} can't be honoured by {MODEL}: {why}"
+            yield f"{flags.flag_of(name)} can't be honoured by {MODEL}: {why}"
 
 
 #: option of fairseq, why not

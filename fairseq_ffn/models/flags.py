@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
-from typing import Callable, Iterator, List, Tuple, Union
+from typing import Callable, Iterator, List, Mapping, Sequence, Tuple, Union
 
 from fairseq_ffn.errors import UserError
 from fairseq_ffn.layouts import (
@@ -66,28 +67,57 @@ def add_layout_arguments(parser: argparse.ArgumentParser, default: str) -> None:
         )
 
 
+def add_choice(
+    parser: argparse.ArgumentParser, name: str, choices: Sequence[str], help: str
+) -> None:
+    """Add a flag with fixed values, ``name`` as in the namespace; see :func:`refused_choices`."""
+    # not argparse's choices: an error there would come with fairseq's usage of 200 lines
+    parser.add_argument(flag_of(name), metavar=f"{{{','.join(choices)}}}", help=help)
+
+
+def refused_choices(
+    values: Mapping[str, object], choices: Mapping[str, Sequence[str]]
+) -> Iterator[str]:
+    """One line for each of ``values`` that isn't among the choices of its flag."""
+    for name, allowed in choices.items():
+        value = values.get(name, allowed[0])
+        if value not in allowed:
+            near = difflib.get_close_matches(str(value), allowed, n=1)
+            guess = f"; did you mean {near[0]}?" if near else ""
+            yield f"{flag_of(name)} '{value}': use one of {', '.join(allowed)}{guess}"
+
+
+def flag_of(name: str) -> str:
+    """The flag on the command line of a name in the namespace."""
+    return f"--{name.replace('_', '-')}"
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of ``transformer_ffn`` to those of fairseq's Transformer."""
     add_layout_arguments(parser, "independent")
-    parser.add_argument(
-        "--encoder-block",
-        choices=CHOICES["encoder_block"],
+    add_choice(
+        parser,
+        "encoder_block",
+        CHOICES["encoder_block"],
         help="series: attention, then FFN; parallel: both read the layer's input (default: series)",
     )
-    parser.add_argument(
-        "--decoder-block",
-        choices=CHOICES["decoder_block"],
+    add_choice(
+        parser,
+        "decoder_block",
+        CHOICES["decoder_block"],
         help="series; parallel: self-attention, cross-attention and FFN side by side; "
         "parallel-cross-ffn: self-attention, then the other two side by side (default: series)",
     )
-    parser.add_argument(
-        "--parallel-norm",
-        choices=CHOICES["parallel_norm"],
+    add_choice(
+        parser,
+        "parallel_norm",
+        CHOICES["parallel_norm"],
         help="pre-norm parallel blocks: one norm for all branches, or one each (default: shared)",
     )
-    parser.add_argument(
-        "--parallel-scale",
-        choices=CHOICES["parallel_scale"],
+    add_choice(
+        parser,
+        "parallel_scale",
+        CHOICES["parallel_scale"],
         help="sqrt: multiply the sum of k parallel branches by k^-1/2 (default: none)",
     )
     parser.add_argument(
@@ -103,23 +133,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "backward pass, instead of keeping all of them for it; 0: never; auto: "
         f"{CHUNK} where a FFN has {WIDE} or more (default: auto)",
     )
-    parser.add_argument(
-        "--cpu-autocast",
-        choices=CHOICES["cpu_autocast"],
+    add_choice(
+        parser,
+        "cpu_autocast",
+        CHOICES["cpu_autocast"],
         help="bfloat16: run the model's forward pass on a CPU under torch.autocast, which is "
         "faster where the CPU has bfloat16 instructions and slower elsewhere; weights, loss and "
         "optimiser stay in float32 (default: none)",
     )
-    parser.add_argument(
-        "--cpu-matmul",
-        choices=CHOICES["cpu_matmul"],
+    add_choice(
+        parser,
+        "cpu_matmul",
+        CHOICES["cpu_matmul"],
         help="library for float32 matrix products while training on a CPU: PyTorch's default; "
         "onednn, which some CPUs run faster; auto: measured once on this machine "
         "(default: default)",
     )
-    parser.add_argument(
-        "--inference",
-        choices=CHOICES["inference"],
+    add_choice(
+        parser,
+        "inference",
+        CHOICES["inference"],
         help="arithmetic of the matrix products when translating on a CPU (docs/performance.md); "
         "plain: fairseq's own path. For a trained model: fairseq-generate --model-overrides "
         "\"{'inference': 'int8'}\" (default: float32)",
@@ -127,9 +160,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _chunk_width(text: str) -> Union[int, str]:
-    if text == "auto" or text.isdecimal():
-        return text if text == "auto" else int(text)
-    raise argparse.ArgumentTypeError(f"'{text}': use auto, 0 or a number of hidden units")
+    return int(text) if text.isdecimal() else text  # check() refuses what is neither
 
 
 def ffn_chunk(args: argparse.Namespace, stack: str) -> int:
@@ -146,7 +177,7 @@ def _options_of_fairseqs_layer(args: argparse.Namespace, stack: str) -> Iterator
         names += ["cross_self_attention", "scale_attn", "scale_heads", "scale_fc", "scale_resids"]
     for name in names:
         if getattr(args, name, None):
-            yield "--" + name.replace("_", "-")
+            yield flag_of(name)
 
 
 def set_defaults(args: argparse.Namespace) -> None:
@@ -192,7 +223,7 @@ def check(args: argparse.Namespace) -> ModelLayouts:
 
 
 def _refused_values(args: argparse.Namespace, layouts: ModelLayouts) -> Iterator[str]:
-    """Values that argparse hasn't seen: --model-overrides sets flags behind its back."""
+    """Values that no layout can honour, from the command line or --model-overrides."""
     for stack in ("encoder", "decoder"):
         kept = getattr(args, f"{stack}_layers_to_keep", None)
         if kept and not isinstance(kept, str):
@@ -201,11 +232,7 @@ def _refused_values(args: argparse.Namespace, layouts: ModelLayouts) -> Iterator
                 f"--{stack}-layers-to-keep {listed}: fairseq prunes layers only while it loads a "
                 f"checkpoint; use --model-overrides \"{{'{stack}_layers_to_keep': '{listed}'}}\""
             )
-    for name, choices in CHOICES.items():
-        value = getattr(args, name)
-        if value not in choices:
-            flag = name.replace("_", "-")
-            yield f"--{flag} '{value}': use one of {', '.join(choices)}"
+    yield from refused_choices({name: getattr(args, name) for name in CHOICES}, CHOICES)
     width = args.ffn_chunk_width
     if width != "auto" and (type(width) is not int or width < 0):
         yield f"--ffn-chunk-width '{width}': use auto, 0 or a number of hidden units"
@@ -330,7 +357,7 @@ def _refused_options(args: argparse.Namespace, layouts: ModelLayouts) -> Iterato
         *(
             (
                 (lambda name=name: given(name)),
-                f"--{name.replace('_', '-')}",
+                flag_of(name),
                 decoder,
                 "NormFormer's options are part of fairseq's series layer with an FFN only",
             )

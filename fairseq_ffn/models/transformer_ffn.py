@@ -218,6 +218,7 @@ def layer_plans(args: argparse.Namespace, stack: str) -> Iterator[LayerPlan]:
     layouts = flags.layouts_of(args)
     ffn = getattr(layouts, f"{stack}_ffn")
     self_attn = getattr(layouts, f"{stack}_self_attn")
+    block, chunk = getattr(args, f"{stack}_block"), flags.ffn_chunk(args, stack)
     for index in range(len(ffn.modules)):
         group = ffn.modules[index]
         yield LayerPlan(
@@ -226,12 +227,12 @@ def layer_plans(args: argparse.Namespace, stack: str) -> Iterator[LayerPlan]:
             ffn_is_shared=group is not None
             and (group.startswith("@") or len(ffn.groups[group]) > 1),
             ffn_comes_later=stack == "decoder" and group in ffn.common,
-            ffn_chunk=flags.ffn_chunk(args, stack),
+            ffn_chunk=chunk,
             self_attn=self_attn.modules[index],
             self_attn_comes_later=stack == "decoder"
             and self_attn.modules[index] in self_attn.common,
             cross_attn=layouts.decoder_cross_attn.modules[index] if stack == "decoder" else None,
-            block=getattr(args, f"{stack}_block"),
+            block=block,
             parallel_norm=args.parallel_norm,
             parallel_scale=args.parallel_scale,
             share_ffn_norm=args.share_ffn_norm,

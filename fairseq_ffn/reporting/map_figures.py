@@ -228,7 +228,7 @@ def _sentence(name: str, entry: Dict[str, Any], stack: str, index: int) -> Figur
         f"{name}, sentence {entry['sentence']}, {stack} layer {index}",
         "Rows: output positions; columns: what they are made of"
         + (", targets left of the line, sources right of it" if stack == "decoder" else "")
-        + ". Each row adds up to 1; bright is much.",
+        + f". Each row adds up to 1; bright is much. {OURS}",
         draw,
         size=(min(24.0, across * width + 1.0), min(24.0, down * height + 0.6)),
         panels=(down, across),

@@ -15,39 +15,13 @@ SHORT = {"self-attention": "self", "cross-attention": "cross"}
 def figures(record: Dict[str, Any]) -> List[Figure]:
     """Heat maps within and between models; the same module in two models; against seeds."""
     found: List[Figure] = []
-    title = f"CKA ({record['cka']})"
-    for model, stacks in record["within"].items():
-        for stack, pairs in stacks.items():
-            near = pairs["neighbours"]
-            found.append(
-                _heat_map(
-                    f"within_{file_name(model)}_{stack}",
-                    f"{model}, {stack}: {title} of its modules",
-                    f"A module's mean CKA with the next is {near['immediate']:.2f}, with the next "
-                    f"but one {near['second']:.2f}; higher for the latter is a checkerboard.",
-                    pairs,
-                    "",
-                    "",
-                )
-            )
-    for entry in record["between"]:
-        for stack in ("encoder", "decoder"):
-            pairs = entry[stack]["all_pairs"]
-            found.append(
-                _heat_map(
-                    f"between_{file_name(entry['model'])}_{stack}",
-                    f"{stack}: {title} of {entry['model']} with {entry['baseline']}",
-                    "Modules of one model against those of the other"
-                    + (
-                        " (whole layers, since the modules differ)."
-                        if _whole(entry, stack)
-                        else "."
-                    ),
-                    pairs,
-                    entry["model"],
-                    entry["baseline"],
-                )
-            )
+    for measure in NAMES:
+        for model, stacks in record["within"].items():
+            for stack, pairs in stacks.items():
+                found.append(_within(record, model, stack, measure, pairs))
+        for entry in record["between"]:
+            for stack in ("encoder", "decoder"):
+                found.append(_between(record, entry, stack, measure))
     if record["between"]:
         for stack in ("encoder", "decoder"):
             for measure in NAMES:
@@ -66,14 +40,61 @@ def _label(component: str) -> str:
     return f"{index} {SHORT.get(kind, kind)}"
 
 
+def _key(where: str, measure: str, model: str, stack: str) -> str:
+    middle = "" if measure == "cka" else f"{measure}_"
+    return f"{where}_{middle}{file_name(model)}_{stack}"
+
+
+def _name(record: Dict[str, Any], measure: str) -> str:
+    return f"CKA ({record['cka']})" if measure == "cka" else NAMES[measure]
+
+
+def _within(
+    record: Dict[str, Any], model: str, stack: str, measure: str, pairs: Dict[str, Any]
+) -> Figure:
+    if measure == "cka":
+        near = pairs["neighbours"]
+        caption = (
+            f"A module's mean CKA with the next is {near['immediate']:.2f}, with the next but one "
+            f"{near['second']:.2f}; higher for the latter is a checkerboard (our definition)."
+        )
+    else:
+        caption = (
+            f"Overlap of the {record['neighbours']} nearest sentences; unrelated modules have "
+            f"{record['lns_chance']:.3f}."
+        )
+    title = f"{model}, {stack}: {_name(record, measure)} of its modules"
+    return _heat_map(_key("within", measure, model, stack), title, caption, pairs, measure, "", "")
+
+
+def _between(record: Dict[str, Any], entry: Dict[str, Any], stack: str, measure: str) -> Figure:
+    model, baseline = entry["model"], entry["baseline"]
+    whole = " (whole layers, since the modules differ)" if _whole(entry, stack) else ""
+    return _heat_map(
+        _key("between", measure, model, stack),
+        f"{stack}: {_name(record, measure)} of {model} with {baseline}",
+        f"Modules of one model against those of the other{whole}.",
+        entry[stack]["all_pairs"],
+        measure,
+        model,
+        baseline,
+    )
+
+
 def _heat_map(
-    key: str, title: str, caption: str, pairs: Dict[str, Any], across: str, down: str
+    key: str,
+    title: str,
+    caption: str,
+    pairs: Dict[str, Any],
+    measure: str,
+    across: str,
+    down: str,
 ) -> Figure:
     rows = [_label(name) for name in pairs["rows"]]
     columns = [_label(name) for name in pairs["columns"]]
 
     def draw(axes: Any) -> None:
-        values = [[math.nan if v is None else v for v in row] for row in pairs["cka"]]
+        values = [[math.nan if v is None else v for v in row] for row in pairs[measure]]
         lowest = min((v for row in values for v in row if not math.isnan(v)), default=0)
         image = axes.imshow(
             values, cmap=COLOUR_MAP, vmin=min(0.5, math.floor(lowest * 10) / 10), vmax=1
@@ -126,7 +147,7 @@ def _same_module(record: Dict[str, Any], stack: str, measure: str) -> Figure:
             label="untrained",
         )
         axes.axhline(
-            record["lns_chance"] if measure == "lns" else 0,
+            record["lns_chance"] if measure == "lns" else _unrelated(record, first),
             color="#777777",
             linewidth=1,
             label="chance",
@@ -144,6 +165,13 @@ def _same_module(record: Dict[str, Any], stack: str, measure: str) -> Figure:
         draw,
         size=(7.6, 4.0),
     )
+
+
+def _unrelated(record: Dict[str, Any], entry: Dict[str, Any]) -> float:
+    """CKA of unrelated data: 0; of the biased form, what sentences that are permuted give."""
+    if record["cka"] == "debiased":
+        return 0.0
+    return defined(entry["permuted_sentences"]["cka"]["mean"]["value"])
 
 
 def _places(between: Sequence[Dict[str, Any]], stack: str) -> Dict[str, float]:

@@ -21,7 +21,7 @@ import sentencepiece  # noqa: E402
 from jobs import run  # noqa: E402
 from training import MAX_TOKENS, train_command  # noqa: E402
 
-from fairseq_ffn.errors import UserError  # noqa: E402
+from fairseq_ffn.errors import UserError, explain_os_error  # noqa: E402
 from fairseq_ffn.files import read_lines, write_text  # noqa: E402
 from fairseq_ffn.reporting.significance import compare  # noqa: E402
 
@@ -89,7 +89,8 @@ def run_study(main: Callable[[], None]) -> None:
     try:
         main()
     except (UserError, OSError) as error:
-        sys.exit(f"{Path(sys.argv[0]).stem}: error: {error}")
+        line = explain_os_error(error) if isinstance(error, OSError) else str(error)
+        sys.exit(f"{Path(sys.argv[0]).stem}: error: {line}")
 
 
 def read_text(corpus: Path) -> Text:

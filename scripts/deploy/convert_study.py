@@ -40,8 +40,13 @@ CONFIGS = ("shared_enc_no_dec", "one_wide")
 
 
 def bleu(text: Text, checkpoint: Path, folder: Path) -> float:
-    """BLEU on the test set, translated by CTranslate2."""
-    return text.bleu(ctranslate2_decode(text, export(text, checkpoint, folder), "float32").texts)
+    """BLEU on the test set, translated by CTranslate2, unless that has been done."""
+    note = folder.with_name(f"{folder.name}.bleu")
+    if not note.is_file():
+        logger.info(f"{folder.parent.name}: translating with {checkpoint.name}")
+        found = ctranslate2_decode(text, export(text, checkpoint, folder), "float32").texts
+        write_text(note, f"{text.bleu(found)}\n")
+    return float(note.read_text(encoding="utf-8"))
 
 
 def convert(text: Text, baseline: Path, config: str, method: str, folder: Path) -> Path:

@@ -25,12 +25,13 @@ TEMPERATURE=5              # ours: the usual value since Arivazhagan et al. 2019
 
 # Training: the paper takes the set-up of arXiv 2305.02665 and repeats no sizes (p. 3). Ours: CCMatrix
 # for every pair, OPUS-100 where it has English, Tatoeba, by mtdata's names. FLORES-101 for testing
-# (paper, Table 6); its dev part for validation is ours.
+# (paper, Table 6); its dev part for validation is ours. Chinese is zho_simpl in the FLORES-101
+# archive, as openlanguagedata's data card of cmn_Hans says; mtdata 0.5.1 has FLORES-200's zho_Hans.
 DATA="
 valid    flores101-dev     ${LANGUAGES// /-}  text  https://dl.fbaipublicfiles.com/flores101/dataset/flores101_dataset.tar.gz#flores101_dataset/dev/{deu,eng,spa,fra,ita,jpn,kor,por,swh,zho_simpl}.dev
 test     flores101         ${LANGUAGES// /-}  text  https://dl.fbaipublicfiles.com/flores101/dataset/flores101_dataset.tar.gz#flores101_dataset/devtest/{deu,eng,spa,fra,ita,jpn,kor,por,swh,zho_simpl}.devtest
 "
-# every_pair NAME MTDATA-NAME PAIRS: one row per pair
+# rows NAME MTDATA-NAME PAIRS: one row of the table per pair
 rows() {
   local pair
   for pair in $3; do

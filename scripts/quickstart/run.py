@@ -37,7 +37,7 @@ from training import (
 )
 
 from fairseq_ffn.cpu_speed import faster_cpu_autocast
-from fairseq_ffn.errors import printable
+from fairseq_ffn.errors import explain_os_error, printable
 from fairseq_ffn.files import write_json, write_text
 from fairseq_ffn.models.architectures import CONFIGS, SIZES
 
@@ -335,7 +335,8 @@ def main() -> int:
         with only_one(args.output):
             quickstart(args, corpus, folder)
     except (UserError, OSError) as error:
-        print(f"quickstart: error: {printable(str(error))}", file=sys.stderr)
+        line = explain_os_error(error) if isinstance(error, OSError) else str(error)
+        print(f"quickstart: error: {printable(line)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("quickstart: interrupted; the same command goes on from here", file=sys.stderr)

@@ -15,6 +15,6 @@ for subset in $SUBSETS; do
     plots=(--no-plots)
   fi
   run fairseq-ffn report "${runs[@]}" --output "$WORK/report/$folder" \
-    --title "$TITLE, $folder" ${plots[@]+"${plots[@]}"}
+    --title "$TITLE${MINI:+, miniature}, $folder" ${plots[@]+"${plots[@]}"}
 done
 say "all done: $WORK/report"

@@ -9,5 +9,6 @@ begin "$@"
 
 chosen=''
 for name in "${CHOSEN[@]}"; do chosen+="$name ${ARCH[$name]} ${FLAGS[$name]}"$'\n'; done
-run "$PYTHON" "$RECIPES/costs.py" --table "$chosen" --updates "$UPDATES" \
-  --batch-tokens "$BATCH_TOKENS" --vocabulary "$((VOCABULARY_SIZE + 8))"
+command=("$PYTHON" "$RECIPES/costs.py" --table "$chosen" --updates "$UPDATES"
+  --batch-tokens "$BATCH_TOKENS" --vocabulary "$((VOCABULARY_SIZE + 8))")
+if [ -n "$DRY_RUN" ]; then run "${command[@]}"; else "${command[@]}"; fi # a table is for stdout

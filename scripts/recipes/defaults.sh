@@ -63,13 +63,14 @@ mini_model() {
 
 # What --mini shrinks everywhere: sizes and data, nothing else.
 mini_sizes() {
-  UPDATES=12
-  WARMUP=4
+  UPDATES=${ASKED_UPDATES:-12}
+  WARMUP=$((UPDATES / 3))
   BATCH_TOKENS=1024
   MAX_TOKENS=512
-  SAVE_EVERY=4
+  SAVE_EVERY=$((UPDATES / 3))
+  if [ "$SAVE_EVERY" = 0 ]; then SAVE_EVERY=1; fi
   AVERAGE=2
-  LOG_EVERY=1
+  LOG_EVERY=$(((UPDATES + 99) / 100))
   DATA_BUFFER=0            # the thread that reads ahead can abort a process that ends soon
   VOCABULARY_LINES=100000
   LATENCY_RUNS=2

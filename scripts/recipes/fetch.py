@@ -133,7 +133,11 @@ class Sums:
         name = str(local_path(Path(), url))
         origin = "its publisher's"
         if wanted is None:
-            wanted, origin = self.seen.get(name), f"that of the first download ({self.first_use})"
+            wanted = self.seen.get(name)
+            origin = (
+                f"that of the first download ({self.first_use}; delete its line there if that one "
+                "was damaged)"
+            )
         found = checksum(path, kind)
         if wanted is None:
             self.seen[name] = found

@@ -26,7 +26,7 @@ train    czechtourism-1    en-de      mtdata  Tilde-czechtourism-1-deu-eng
 train    ecb-2017          en-de      mtdata  Tilde-ecb-2017-deu-eng
 train    rapid-2016        en-de      mtdata  Tilde-rapid-2016-deu-eng
 train    rapid-2019        en-de      mtdata  Tilde-rapid-2019-deu-eng
-valid    newstest2020      en-de      sgm     http://data.statmt.org/wmt20/translation-task/test.tgz#sgm/newstest2020-ende-{src.en,ref.de}.sgm
+valid    newstest2020      en-de      sgm     https://data.statmt.org/wmt20/translation-task/test.tgz#sgm/newstest2020-ende-{src.en,ref.de}.sgm
 test     generaltest2022   en-de      text    https://github.com/wmt-conference/wmt22-news-systems/archive/refs/tags/v1.1.tar.gz#wmt22-news-systems-1.1/txt/{sources/generaltest2022.en-de.src.en,references/generaltest2022.en-de.ref.A.de}
 '
 VALID=newstest2020

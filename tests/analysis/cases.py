@@ -10,17 +10,14 @@ from torch import nn
 
 from fairseq_ffn.analysis.recorder import LayerRecord, Recorder
 from fairseq_ffn.analysis.text import Batch, force_decode
+from fairseq_ffn.models.architectures import CONFIGS
 
 POST_NORM = {"encoder_normalize_before": False, "decoder_normalize_before": False}
 
 #: name -> architecture and flags; every form of layer that there is
 MODELS: Dict[str, Dict[str, Any]] = {
     f"{config} {name}": {"arch": f"transformer_ffn_tiny_{config}", **SMALL, **norm}
-    for config in (
-        *("baseline", "shared_enc", "shared_dec", "shared_enc_shared_dec", "shared_enc_dec"),
-        *("no_enc", "no_dec", "no_enc_no_dec", "shared_enc_no_dec", "no_enc_shared_dec"),
-        *("one_wide", "parallel", "one_wide_parallel"),
-    )
+    for config in CONFIGS
     for name, norm in (("pre-norm", PRE_NORM), ("post-norm", POST_NORM))
 }
 for _name, _norm in (("pre-norm", PRE_NORM), ("post-norm", POST_NORM)):
@@ -60,6 +57,12 @@ MODELS.update(
             **PRE_NORM,
             "share_ffn_norm": True,
             "layernorm_embedding": True,
+        },
+        "activation checkpointing": {
+            "arch": "transformer_ffn_tiny_baseline",
+            **SMALL,
+            **PRE_NORM,
+            "checkpoint_activations": True,
         },
         "one shared layer among others": {
             "arch": "transformer_ffn_tiny_baseline",

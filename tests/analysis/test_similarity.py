@@ -14,6 +14,7 @@ from fairseq_ffn.analysis.similarity import (
     SameModule,
     SentenceMeans,
     Settings,
+    check_layers,
     compare_at,
     neighbour_distance,
     normalised,
@@ -94,6 +95,17 @@ def test_normalised_is_the_ratio_of_means(batches):
     assert only == {"value": 1, "low": 1, "high": 1}
 
 
+@pytest.mark.parametrize("debiased", [True, False])
+def test_both_forms_of_cka_are_stated(debiased, batches):
+    one = means("one", batches, model_of("baseline pre-norm"))
+    other = means("other", batches, model_of("baseline pre-norm", seed=2))
+    counts = resample_counts(SENTENCES, 2, 1)
+    forms = {form: SameModule(one, other, "encoder", False, form, counts) for form in (True, False)}
+    stated = forms[debiased].record()["cka_other_form"]["mean"]["value"]
+    assert stated == forms[not debiased].values["cka"].mean()
+    assert stated != forms[debiased].values["cka"].mean()
+
+
 def test_study_compares_whole_layers_where_the_modules_differ(batches):
     baseline = means("baseline pre-norm", batches)
     no_dec = means("no_dec pre-norm", batches)
@@ -106,17 +118,19 @@ def test_study_compares_whole_layers_where_the_modules_differ(batches):
     assert len(entry["decoder"]["same_module"]["components"]) == 3
     assert seed_entry["is_seed"] and "normalised" not in seed_entry["encoder"]
     assert set(entry["decoder"]["normalised"]) == {"cka", "lns"}
+    assert found["cka"] == "debiased" and found["cka_other_form"] == "biased"
     assert found["sentences"] == SENTENCES and found["neighbours"] == 2
     within = found["within"]["no_dec pre-norm"]["decoder"]
     assert np.diagonal(within["cka"]) == pytest.approx(1) and len(within["rows"]) == 6
     assert np.array(within["cka"]) == pytest.approx(np.array(within["cka"]).T)
 
 
-def test_other_numbers_of_layers_are_refused(batches):
-    one = means("one", batches, model_of("baseline pre-norm"))
-    deep = means("deep", batches, model_of("baseline pre-norm", encoder_layers=4))
+def test_other_numbers_of_layers_are_refused():
+    one, no_dec = model_of("baseline pre-norm"), model_of("no_dec pre-norm")
+    check_layers({"one": one, "no_dec": no_dec})
+    deep = model_of("baseline pre-norm", encoder_layers=4)
     with pytest.raises(UserError, match="deep has 4 encoder layers, but one 3"):
-        compare_at(one, deep, "encoder")
+        check_layers({"one": one, "no_dec": no_dec, "deep": deep})
 
 
 def test_checkerboard():

@@ -7,12 +7,14 @@ import io
 import json
 import re
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
 from commands.lab import MODELS, words, write_corpus
 from fairseq_ffn.checkpoints import load_checkpoint, save_checkpoint
 from fairseq_ffn.cli.main import main
+from fairseq_ffn.reporting import similarity_figures
 from fairseq_ffn.reporting.map_figures import figures
 from fairseq_ffn.reporting.plots import save
 
@@ -125,7 +127,26 @@ def test_similarity(results):
             assert ratio["value"] == pytest.approx(same["value"], abs=1e-6)
             assert same["low"] <= same["value"] <= same["high"]
     text = (results / "similarity.out").read_text()
-    assert "debiased CKA" in text and "Chance: untrained" in text
+    assert "Chance: untrained" in text
+    assert re.search(r"compared +debiased CKA +biased +LNS", text)
+
+
+def test_heat_maps_of_both_measures_and_the_floor_of_biased_cka(results):
+    record = record_of(results, "similarity")
+    found = {figure.key: figure for figure in similarity_figures.figures(record)}
+    for where, models in (("within", record["within"]), ("between", ("one_wide", "parallel"))):
+        for model in models:
+            assert {f"{where}_{part}{model}_decoder" for part in ("", "lns_")} <= set(found)
+    floors = []
+    for form in ("debiased", "biased"):
+        record["cka"] = form
+        record["between"][0]["encoder"]["permuted_sentences"]["cka"]["mean"]["value"] = 0.25
+        axes = MagicMock()
+        axes.get_ylim.return_value = (0, 1)
+        figure = {one.key: one for one in similarity_figures.figures(record)}
+        figure["same_module_cka_encoder"].draw(axes)
+        floors.append(axes.axhline.call_args.args[0])
+    assert floors == [0, 0.25]
 
 
 def test_geometry(results):
@@ -217,11 +238,14 @@ def test_too_few_sentences(lab, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_other_numbers_of_layers(lab, tmp_path, capsys):
+def test_other_numbers_of_layers(lab, tmp_path, capsys, monkeypatch):
     lab.train(tmp_path, "transformer_ffn_tiny", *words("--decoder-layers 3 --max-update 1"))
     deep, end = tmp_path / "checkpoint_last.pt", ["--data", lab.data(), "--no-plots"]
     output = tmp_path / "out"
-    line = refused(capsys, "similarity", checkpoint(lab), deep, *end, "--output", output)
+    with monkeypatch.context() as patch:
+        # it is said before any sentence is read
+        patch.delattr("fairseq_ffn.cli.analyze_similarity.SentenceMeans")
+        line = refused(capsys, "similarity", checkpoint(lab), deep, *end, "--output", output)
     assert line.endswith(
         "has 3 decoder layers, but baseline 2; only models with the same numbers of layers are "
         "compared module by module"

@@ -98,6 +98,13 @@ class TestErrors:
         assert part in fails(capsys, checkpoint, "--output", tmp_path / "out.pt", *options)
         assert not list(tmp_path.iterdir())
 
+    @pytest.mark.parametrize("text", ["-1", "x", str(2**32)])
+    def test_a_seed_that_isnt(self, text, capsys):
+        with pytest.raises(SystemExit):
+            main(["convert", "a.pt", "--output", "b.pt", "--config", "one_wide", f"--seed={text}"])
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert f"'{text}' is not a whole number from 0 to 2^32 - 1" in line
+
     def test_output(self, lab, tmp_path, capsys):
         checkpoint = tmp_path / "a.pt"
         checkpoint.touch()

@@ -150,6 +150,7 @@ def test_export_and_conversion_are_refused_by_name(lab, tmp_path, capsys, comman
     assert main([str(values.get(word, word)) for word in command]) != 0
     line = capsys.readouterr().err.splitlines()[-1]
     assert ARCH in line and "'transformer_ffn' and 'transformer'" in line
+    assert "a decoder-only model reads the source in both directions" in line
     assert not (tmp_path / "out").exists()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -16,6 +17,8 @@ from hostile_files import UNUSABLE, checkpoint_state
 
 from commands.lab import BIN, assert_equal, hypotheses, result_lines, weights, words
 from fairseq_ffn.cli.main import main
+from fairseq_ffn.errors import UserError
+from fairseq_ffn.export.package import new_folder
 
 ctranslate2 = pytest.importorskip("ctranslate2", reason="needs requirements/test.txt")
 
@@ -97,9 +100,10 @@ class TestCTranslate2:
             lab.run("fairseq-ffn", "export", checkpoint, *where, *options)
             text = (folder / "README.md").read_text()
             code = re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1)
-            code = code.replace("path/to/this/folder", str(folder))
             code = code.replace("Where did you buy this book?", "w1 w2 w3 w4")
-            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+            done = subprocess.run(
+                [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True
+            )
             assert done.returncode == 0 and done.stdout.strip(), done.stderr
             assert ("sentencepiece.model" in {p.name for p in folder.iterdir()}) == bool(options)
 
@@ -249,6 +253,10 @@ class TestErrors:
         "change, part",
         [
             ({"arch": "lightconv"}, "its architecture is lightconv; only those of the models"),
+            (
+                {"arch": "transformer_ffn_decoder_only_tiny"},
+                "are known here: a decoder-only model reads the source in both directions and goes",
+            ),
             ({"arch": "no_such"}, "its architecture is no_such; only those of the models"),
             ({"task": "no_such"}, "trained with --task no_such, which may change sentences"),
         ],
@@ -330,6 +338,22 @@ class TestOutput:
         names = {path.name for path in folder.iterdir()}
         expected = {"README.md", "checkpoint.pt", "dict.xx.txt", "dict.yy.txt", "safe_loading"}
         assert names == expected and not list(tmp_path.glob(".*"))
+
+    def test_what_is_there_comes_back_if_it_cant_be_replaced(self, tmp_path, monkeypatch):
+        folder = tmp_path / "out"
+        folder.mkdir()
+        (folder / "mine").write_text("x")
+        replace = os.replace
+
+        def fail(source, target):
+            if str(source).endswith(".partial"):
+                raise OSError(13, "Permission denied")
+            replace(source, target)
+
+        monkeypatch.setattr("fairseq_ffn.export.package.os.replace", fail)
+        with pytest.raises(UserError, match="out: can't be written"), new_folder(folder) as there:
+            there.mkdir()
+        assert (folder / "mine").read_text() == "x" and list(tmp_path.iterdir()) == [folder]
 
     def test_a_file_and_a_missing_parent(self, tmp_path, capsys):
         (tmp_path / "file").touch()

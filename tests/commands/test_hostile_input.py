@@ -108,18 +108,32 @@ class TestFlags:
     """Refused before any data is loaded: there is none."""
 
     @pytest.mark.parametrize(
-        "layout, expected",
-        [("cycle:9", "9 modules for 2 layers; use 1 to 2"), ("sometimes", "not a layout; use")],
+        "flag, value, expected",
+        [
+            ("--encoder-ffn-layout", "cycle:9", "9 modules for 2 layers; use 1 to 2"),
+            ("--encoder-ffn-layout", "sometimes", "not a layout; use"),
+            ("--encoder-block", "paralel", "use one of series, parallel; did you mean parallel?"),
+        ],
     )
-    def test_layouts(self, lab, tmp_path, layout, expected):
+    def test_values_that_mean_nothing(self, lab, tmp_path, flag, value, expected):
         arguments = [tmp_path / "no data", "--user-dir", INSTALLED, *SIZES, *TRAINING]
-        model = ["--arch", "transformer_ffn_tiny", "--encoder-ffn-layout", layout]
-        line = fails(lab, "fairseq-train", *arguments, *model)
-        assert line.startswith(f"fairseq-train: error: --encoder-ffn-layout '{layout}': {expected}")
+        model = ["--arch", "transformer_ffn_tiny", flag, value]
+        result = lab.run("fairseq-train", *arguments, *model, fails=True)
+        line = result.error_line()
+        assert line.startswith(f"fairseq-train: error: {flag} '{value}': {expected}")
+        assert "usage:" not in result.err and result.status == 1
+
+    def test_a_misspelt_architecture(self, lab, tmp_path):
+        model = ["--user-dir", INSTALLED, "--arch", "transformer_ffn_tiny_onewide"]
+        result = lab.run("fairseq-train", tmp_path / "no data", *model, fails=True)
+        line = "--arch 'transformer_ffn_tiny_onewide': no such name; did you mean transformer_ffn_"
+        assert line in result.error_line() and "usage:" not in result.err
 
     def test_a_missing_folder(self, lab, tmp_path):
         line = fails(lab, "fairseq-train", *training(lab, tmp_path, data=tmp_path / "no"))
-        assert line == f"fairseq-train: error: {tmp_path}/no: No such file or directory"
+        assert line == (
+            f"fairseq-train: error: {tmp_path}/no: no such file or directory; check the path"
+        )
 
 
 class TestFullDisk:

@@ -39,18 +39,17 @@ def rows_of(table: str) -> List[Dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def exported(checkout, finished) -> List[Dict[str, str]]:
-    """Rows of the export study: a model of the quick start, and one that is trained for it."""
-    options = ("--configs", "baseline", "no_dec", "--updates", 3)
-    return rows_of(study(checkout, "deploy/export_study.py", *options))
+    """Rows of the export study, of a model of the quick start."""
+    return rows_of(study(checkout, "deploy/export_study.py", "--configs", "baseline"))
 
 
-def test_export_study_takes_the_quick_starts_models_and_trains_the_others(exported):
-    assert [row["config"] for row in exported] == ["`baseline`", "`no_dec`"]
-    assert [row["updates"] for row in exported] == ["12", "3"]
-    for row in exported:
-        assert row["stock: weights, hypotheses, scores"] == "equal, equal, equal"
-        assert row["differing"] == "0"
-        assert float(row["int8, MB"]) < 0.5 * float(row["CTranslate2 float32, MB"])
+def test_export_study_compares_three_ways_of_decoding_one_checkpoint(exported):
+    [row] = exported
+    assert (row["config"], row["updates"], row["differing"]) == ("`baseline`", "12", "0")
+    # ours.log is the fast path's, stock.log fairseq's own
+    agreement = row["stock: weights, hypotheses, scores"]
+    assert agreement in ("equal, equal, equal", "equal, equal, within 1e-06")
+    assert float(row["int8, MB"]) < 0.5 * float(row["CTranslate2 float32, MB"])
 
 
 def test_results_of_another_checkpoint_are_not_taken_over(checkout, exported):
@@ -107,7 +106,7 @@ def test_analysis_study_makes_all_records_figures_and_tables(checkout, finished)
     assert {path.name for path in output.iterdir()} >= {"parallel", "baseline_seed2", "tables.md"}
     for folder in ("similarity", "similarity_biased", "geometry", "attention_maps"):
         assert list((output / folder).glob("*.json")), folder
-        assert bool(list((output / folder).glob("*.png"))) == (folder != "similarity_biased")
+        assert bool(list((output / folder).rglob("*.png"))) == (folder != "similarity_biased")
     assert (output / "tables.md").read_text() in printed
     assert not list(output.rglob("*.tmp"))
 
@@ -116,13 +115,15 @@ def test_training_is_measured_against_stock_fairseq(checkout, finished):
     options = words(
         "--sizes tiny --configs baseline --options default bf16_fused --max-tokens 256 "
         "--rounds 1 --updates 2 --builds 2 --memory-rounds 1 --memory-updates 1 "
-        "--loss-updates 2 --loss-seeds 1 --output runs/training.json"
+        "--loss-updates 2 --loss-seeds 1 --profile-updates 1 --output runs/training.json"
     )
     rows = rows_of(study(checkout, "benchmark_training.py", *options))
     assert [row["model"] for row in rows] == ["stock fairseq", "baseline", "baseline, bf16_fused"]
     for row in rows:
         assert float(row["words/s"]) > 0 and re.match(r"\d+\.\d\dx", row["against stock"])
-    assert rows[0]["loss"] == rows[1]["loss"] != rows[2]["loss"]
+    # the baseline is stock fairseq's model to the bit, bfloat16 is close
+    assert rows[0]["loss"] == rows[1]["loss"]
+    assert float(rows[2]["loss"]) == pytest.approx(float(rows[0]["loss"]), rel=1e-2)
     assert json.loads((checkout / "runs" / "training.json").read_text())
 
 
@@ -130,7 +131,7 @@ def test_decoding_is_measured_against_stock_fairseq_and_ctranslate2(checkout):
     rows = "batch1-t1,batch8-t2,length-t1"
     options = ("--size", "tiny", "--batches", 2, "--rows", rows)
     printed = study(checkout, "bench_decode.sh", *options)
-    assert printed.count("| stock fairseq |") == 2 + 3  # two tables, three goals
+    assert printed.count("| stock fairseq |") == 2 + 2  # tables and goals
     goals = rows_of(printed[printed.index("## goals") :])
     assert len(goals) == 7 + 1 + 2
     before = [path.stat().st_mtime_ns for path in (checkout / "runs/bench_decode").rglob("*.json")]

@@ -31,6 +31,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from fairseq_ffn.errors import UserError
+from fairseq_ffn.modules.prefix_layer import ChunkedPrefixLayer
 
 ARCH = "transformer_ffn_decoder_only"
 WIDTH, HEADS = 16, 2
@@ -300,6 +301,52 @@ def test_inner_states_are_the_layers_outputs():
     assert extra["attn"] == [None]
 
 
+def test_of_the_last_layer_a_source_needs_keys_and_values_alone():
+    """Nothing reads its output: neither queries nor FFN are computed for it."""
+    one_stack, sentences = model("post-norm"), batch((6, 6))
+    called: List[str] = []
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: called.append(name))
+        for name, module in one_stack.decoder.layers.named_modules()
+        if name.endswith(("q_proj", "k_proj", "v_proj", "fc1"))
+    ]
+    try:
+        with torch.no_grad():
+            one_stack.encoder(sentences["src_tokens"])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    whole = [f"self_attn.{kind}_proj" for kind in "kqv"] + ["fc1"]
+    assert sorted(called) == sorted(
+        [f"{layer}.{name}" for layer in (0, 1) for name in whole]
+        + ["2.self_attn.k_proj", "2.self_attn.v_proj"]
+    )
+
+
+def test_embeddings_of_source_and_target_are_dropped_in_training():
+    """As in fairseq's encoder and decoder; here the layers' own dropout is off."""
+    one_stack = built_at_random(ARCH, **{**SHAPE, "dropout": 0.3}).train()
+    for layer in one_stack.decoder.layers:
+        layer.dropout_module.p = 0.0
+    sentences = batch()
+    with torch.no_grad():
+        first, again = (one_stack.encoder(sentences["src_tokens"]) for _ in range(2))
+        assert not torch.equal(first["prefix_keys"][0], again["prefix_keys"][0])
+        inputs = [
+            one_stack.decoder(sentences["prev_output_tokens"], encoder_out=first)[1]["inner_states"]
+            for _ in range(2)
+        ]
+    words = real_words().T
+    dropped = [(states[0][words] == 0).double().mean().item() for states in inputs]
+    assert dropped == pytest.approx([0.3, 0.3], abs=0.1)
+    assert not torch.equal(inputs[0][0], inputs[1][0])
+
+
+def test_a_target_without_a_source_is_an_error_that_says_so():
+    with pytest.raises(ValueError, match="needs a source"):
+        model("post-norm").decoder(batch()["prev_output_tokens"], encoder_out=None)
+
+
 # --- sharing and checkpoints ----------------------------------------------------------------------
 
 #: layouts, and what an unshared model of the same function has
@@ -542,6 +589,9 @@ def test_a_wide_ffn_in_chunks_has_the_gradients_of_a_whole_one():
     for chunk in (0, 7):
         flags = {**SHAPE, **PRE, "decoder_ffn_layout": "shared", "ffn_chunk_width": chunk}
         training = randomise(build(ARCH, dtype=torch.float64, **flags)).train()
+        assert all(
+            isinstance(one, ChunkedPrefixLayer) == bool(chunk) for one in training.decoder.layers
+        )
         found.append(gradients(training, batch()))
     for at_name, expected in found[0].items():
         assert torch.allclose(found[1][at_name], expected, rtol=1e-6, atol=1e-6), at_name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import Dict, Tuple
 
 import pytest
@@ -22,6 +23,8 @@ from helpers import (
 
 from fairseq_ffn.errors import UserError
 from fairseq_ffn.models import flags as flags_module
+from fairseq_ffn.models.decoder_only import TransformerFfnDecoderOnlyModel
+from fairseq_ffn.models.decoder_only_flags import TARGET_POSITIONS
 from fairseq_ffn.models.transformer_ffn import TransformerFfnModel
 
 TIED = {"encoder_ffn_layout": "tied", "decoder_ffn_layout": "tied"}
@@ -335,21 +338,44 @@ class TestCommandLine:
         assert (args.encoder_ffn_layout, args.decoder_ffn_layout) == ("shared", "shared")
 
     @pytest.mark.parametrize(
-        "flags, words",
+        "flag, value, expected",
         [
-            (["--decoder-block", "both"], ["--decoder-block", "both"]),
-            (["--cpu-autocast", "float16"], ["--cpu-autocast", "float16"]),
-            (["--cpu-matmul", "blis"], ["--cpu-matmul", "blis"]),
-            (["--ffn-chunk-width", "-4"], ["--ffn-chunk-width"]),
-            (["--ffn-chunk-width", "wide"], ["--ffn-chunk-width", "'wide'", "auto"]),
+            ("--encoder-block", "paralel", "use one of series, parallel; did you mean parallel?"),
+            ("--decoder-block", "both", "use one of series, parallel, parallel-cross-ffn"),
+            ("--parallel-norm", "Shared", "use one of shared, own; did you mean shared?"),
+            ("--parallel-scale", "", "use one of none, sqrt"),
+            ("--cpu-autocast", "float16", "use one of none, bfloat16; did you mean bfloat16?"),
+            ("--cpu-matmul", "blis", "use one of default, onednn, auto"),
+            ("--inference", "int", "use one of float32, bfloat16, int8, plain; did you mean int8?"),
+            ("--ffn-chunk-width", "-4", "use auto, 0 or a number of hidden units"),
+            ("--ffn-chunk-width", "wide", "use auto, 0 or a number of hidden units"),
         ],
     )
-    def test_malformed_values_end_the_command(self, flags, words, capsys):
-        with pytest.raises(SystemExit) as raised:
-            self.parse(*flags)
-        assert raised.value.code != 0
-        last = capsys.readouterr().err.strip().splitlines()[-1]
-        assert [word for word in words if word not in last] == []
+    def test_misspelt_values_are_one_line_without_fairseqs_usage(
+        self, flag, value, expected, capsys
+    ):
+        with pytest.raises(UserError) as raised:
+            self.parse(flag, value)
+        assert str(raised.value) == f"{flag} '{value}': {expected}"
+        assert capsys.readouterr().err == ""
+
+    def test_of_the_decoder_only_model_too(self):
+        one_stack = ("--arch", "transformer_ffn_decoder_only", "--encoder-layers", "0")
+        for flag, value, allowed in (
+            ("--target-positions", "restarts", "continue, restart; did you mean restart?"),
+            ("--decoder-block", "paralell", "series, parallel, parallel-cross-ffn; did you mean"),
+        ):
+            with pytest.raises(UserError) as raised:
+                self.parse(*one_stack, flag, value)
+            assert str(raised.value).startswith(f"{flag} '{value}': use one of {allowed}")
+
+    def test_help_shows_what_a_flag_can_be(self):
+        parser = argparse.ArgumentParser()
+        TransformerFfnDecoderOnlyModel.add_args(parser)
+        text = " ".join(parser.format_help().split())
+        choices = {**flags_module.CHOICES, "target_positions": TARGET_POSITIONS}
+        for name, values in choices.items():
+            assert f"--{name.replace('_', '-')} {{{','.join(values)}}}" in text
 
     @pytest.mark.parametrize("value", ["some", "a,b", "wheel:2", "a,b c,d,e,f,g"])
     def test_values_that_do_not_fit_are_refused_before_data_is_loaded(self, value):

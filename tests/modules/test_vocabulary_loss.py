@@ -145,12 +145,22 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("arch", ["transformer", "transformer_ffn_tiny_one_wide"])
+#: one stack has no flags of an encoder
+ONE_STACK = {name: value for name, value in SMALL.items() if name.startswith("decoder")}
+SHAPES = {
+    "transformer": SMALL,
+    "transformer_ffn_tiny_one_wide": SMALL,
+    "transformer_ffn_decoder_only_tiny_shared_dec": ONE_STACK,
+}
+
+
+@pytest.mark.parametrize("arch", SHAPES)
 @pytest.mark.parametrize("name", SETTINGS)
 def test_criterion_logs_and_trains_as_fairseqs(name, arch):
     found = []
     for criterion in criterions(**SETTINGS[name]):
-        model = randomise(build(arch, dtype=torch.float64, **SMALL, share_all_embeddings=True))
+        shape = {**SHAPES[arch], "share_all_embeddings": True}
+        model = randomise(build(arch, dtype=torch.float64, **shape))
         loss, size, logged = criterion(model.train(), sample())
         loss.backward()
         gradients = {name: p.grad for name, p in model.named_parameters()}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import random
 import re
+import subprocess
 import sys
 from collections import Counter
 
@@ -99,6 +101,22 @@ def test_the_number_of_workers_changes_no_byte(text):
     clean(text, "--shards", 2, output="one")
     clean(text, "--shards", 2, "--workers", 3, output="three")
     assert files(text.parent / "one") == files(text.parent / "three")
+
+
+def test_memory_stays_the_same_however_much_text_there_is(tmp_path):
+    """Peak of the process, in the unit of the kernel; the text of the larger is 6 MB more."""
+    peaks = {}
+    for parts in (2, 20):
+        text = tmp_path / str(parts) / "text"
+        rows = [(f"word{n} " * 20, f"wort{n} " * 20) for n in range(parts * 1000)]
+        write_text(text, [rows[start : start + 1000] for start in range(0, len(rows), 1000)])
+        command = [sys.executable, str(RECIPES / "clean.py"), "--text", str(text)]
+        command += ["--output", str(text.parent / "clean"), "--bucket-lines", "1000"]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        assert status == 0
+        peaks[parts] = usage.ru_maxrss
+    assert peaks[20] < 1.1 * peaks[2], peaks
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Dict, List
 
 import pytest
+import sacrebleu.tokenizers.tokenizer_spm as spbleu
 from fairseq import options
+from sacrebleu.dataset import DATASETS
 
 import fairseq_ffn  # noqa: F401  (registers the architectures)
 from fairseq_ffn.costs import count_multiply_adds, count_parameters, shape_of
@@ -99,6 +101,18 @@ def test_every_row_of_the_papers_tables_is_there():
     assert {"parallel", "one_wide_parallel"} <= {*commands("wmt22_en_de")}
 
 
+def test_decoder_only_models_take_the_data_of_wmt22():
+    """Binarised once, for both experiments; models and results are apart."""
+    words = commands("decoder_only")["shared_dec_wide"]
+    one_data = next(word for word in words if "/bin/0000" in word)
+    assert one_data in commands("wmt22_en_de")["baseline"]
+    assert f"{REPOSITORY}/runs/wmt22_en_de/bin/0000" in one_data
+    assert words[words.index("--save-dir") + 1].startswith(f"{REPOSITORY}/runs/decoder_only/")
+    assert "/runs/elsewhere/bin/" in " ".join(
+        commands("decoder_only", "--work", f"{REPOSITORY}/runs/elsewhere")["baseline"]
+    )
+
+
 @pytest.mark.parametrize("experiment", ROWS)
 def test_controls_match_the_baseline_in_what_they_are_for(experiment):
     shapes = {
@@ -171,13 +185,22 @@ def test_a_step_says_which_one_comes_before(tmp_path):
 
 
 def test_shell_is_clean():
+    """Every script of the repository, the recipes' sourced files among them."""
     checker = shutil.which("shellcheck")
     if checker is None:
         pytest.skip("shellcheck isn't installed")
-    scripts = [*RECIPES.glob("*.sh"), *RECIPES.glob("*.sbatch")]
-    scripts += [REPOSITORY / "scripts" / one / "config.sh" for one in EXPERIMENTS]
+    scripts = [
+        path
+        for pattern in ("**/*.sh", "**/*.sbatch")
+        for path in sorted((REPOSITORY / "scripts").glob(pattern))
+        if not path.is_symlink()
+    ]
+    assert {RECIPES / "lib.sh", REPOSITORY / "scripts" / "test.sh"} <= {*scripts}
     done = subprocess.run(
-        [checker, "-x", *map(str, scripts)], cwd=REPOSITORY, capture_output=True, text=True
+        [checker, "-x", *map(str, scripts), str(REPOSITORY / ".ci" / "run")],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stdout
 
@@ -193,15 +216,77 @@ def test_no_step_is_copied():
         assert {*own} <= {"config.sh", "checksums.txt"}
 
 
+def variable(experiment: str, name: str) -> str:
+    """A value of a configuration."""
+    command = 'source "$0"; printf "%s" "${!1}"'
+    config = REPOSITORY / "scripts" / experiment / "config.sh"
+    return subprocess.run(
+        ["bash", "-euc", command, str(config), name],
+        env={
+            **os.environ,
+            "RECIPES": str(RECIPES),
+            "ROOT": str(REPOSITORY),
+            "MINI": "",
+            "WORK": "",
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+def rows(experiment: str) -> List[List[str]]:
+    """Rows of the data table: split, name, languages, kind, where."""
+    lines = variable(experiment, "DATA").splitlines()
+    return [line.split() for line in lines if line.strip() and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("experiment", ["wmt22_en_de", "wmt16_en_ro"])
+def test_sets_for_testing_and_their_sums_are_those_of_sacrebleu(experiment):
+    sums, members = {}, {}
+    for known in DATASETS.values():
+        sums.update(dict(zip(known.data, known.md5 or ())))
+        for files in known.langpairs.values():
+            if isinstance(files, list) and files[0].endswith(".sgm"):
+                members.setdefault(known.data[0], []).append(files[:2])
+    found = {}
+    for split, _, _, kind, where in rows(experiment):
+        if split != "train":
+            address, _, inside = where.partition("#")
+            found[address] = sums[address]
+            if kind == "sgm":
+                start, sides, end = re.fullmatch(r"(.*)\{(.*)\}(.*)", inside).groups()
+                assert [f"{start}{side}{end}" for side in sides.split(",")] in members[address]
+    stated = (REPOSITORY / "scripts" / experiment / "checksums.txt").read_text()
+    assert {*re.findall(r"^md5:(\S+) (\S+)$", stated, re.MULTILINE)} == {
+        (md5, address) for address, md5 in found.items()
+    }
+
+
+def test_the_multilingual_data_are_of_every_pair_and_scored_as_sacrebleu_does():
+    table = rows("multilingual")
+    languages = variable("multilingual", "LANGUAGES").split()
+    pairs = {f"{a}-{b}" for at, a in enumerate(languages) for b in languages[at + 1 :]}
+    for family, number in (("ccmatrix", 45), ("opus100", 8), ("tatoeba", 28)):
+        found = [row for row in table if row[1].startswith(family)]
+        assert len(found) == number and {row[2] for row in found} <= pairs
+    assert len(pairs) == 45 and len(variable("multilingual", "DIRECTIONS").split()) == 90
+    known = spbleu.SPM_MODELS[variable("multilingual", "SPBLEU")]["url"]
+    assert variable("multilingual", "SPBLEU_FILE") == known
+
+
 #: what mtdata knows, printed by one process: its index takes ten seconds to make
 ASK = """
-import json
+import json, sys
+from mtdata.entry import DatasetId
 from mtdata.index import INDEX
 from mtdata.recipe import RECIPES
 
-recipe = [str(name) for name in RECIPES["wmt22-deen"].train]
-urls = {str(name): entry.url for name, entry in INDEX.entries.items() if str(name) in set(recipe)}
-print(json.dumps([recipe, urls]))
+urls = {}
+for name in sys.argv[1:]:
+    parsed = DatasetId.parse(name)
+    urls[name] = INDEX[parsed].url if parsed in INDEX else None
+print(json.dumps([[str(name) for name in RECIPES["wmt22-deen"].train], urls]))
 """
 
 
@@ -209,15 +294,19 @@ def test_mtdata_knows_the_recipe_and_its_sets():
     """WMT22's recipe as mtdata has it, without a network, is what config.sh downloads."""
     if MTDATA_PYTHON is None:
         pytest.skip("no mtdata: bash scripts/recipes/mtdata.sh makes its environment")
+    configured = {
+        experiment: [where for _, _, _, kind, where in rows(experiment) if kind == "mtdata"]
+        for experiment in ("wmt22_en_de", "multilingual")
+    }
+    names = [name for some in configured.values() for name in some]
     env = {**os.environ, "MTDATA_RECIPES": str(RECIPES), "MTDATA": str(MTDATA_CACHE)}
     done = subprocess.run(
-        [MTDATA_PYTHON, "-c", ASK], capture_output=True, text=True, check=True, env=env
+        [MTDATA_PYTHON, "-c", ASK, *names], capture_output=True, text=True, check=True, env=env
     )
     recipe, urls = json.loads(done.stdout.splitlines()[-1])
-    text = (REPOSITORY / "scripts" / "wmt22_en_de" / "config.sh").read_text().split("mini()")[0]
-    configured = re.findall(r"^train .* mtdata +(\S+)$", text, re.MULTILINE)
-    assert configured == recipe and len(recipe) == 13
-    assert {*urls} == {*recipe}
+    assert configured["wmt22_en_de"] == recipe and len(recipe) == 13
+    assert len(configured["multilingual"]) == 45 + 8 + 28
+    assert [name for name, url in urls.items() if not url] == []
     assert urls["ParaCrawl-paracrawl-9-eng-deu"].endswith("/release9/en-de/en-de.txt.gz")
 
 
