@@ -5,6 +5,8 @@
 Decodes a whole set with fairseq's own path and with ours. Single precision: all hypotheses of the
 beam, their order and their scores are compared. bfloat16 and int8: BLEU. Exit status 1 if single
 precision differs in more than ties (two hypotheses whose scores are within the tolerance) explain.
+Also how many of the encoder's hidden units are active, which decides whether a wide FFN's second
+product may leave the others out.
 """
 
 from __future__ import annotations
@@ -23,8 +25,11 @@ from omegaconf import OmegaConf
 from fairseq_ffn.cli.arguments import positive
 from fairseq_ffn.decoding.candidates import LoadedModel, SetToDecode, load_checkpoints
 from fairseq_ffn.decoding.fast_search import search_class
+from fairseq_ffn.latency.protocol import spread_over
 
 TOLERANCE = 1e-4
+#: whose hidden units are looked at
+SENTENCES = 200
 
 
 def decode(loaded: LoadedModel, batches: List[dict], inference: str, beam: int) -> Dict[int, Any]:
@@ -80,6 +85,38 @@ def bleu(loaded: LoadedModel, found: Dict[int, Any]) -> float:
     return sacrebleu.corpus_bleu([text for text, _ in pairs], [references]).score
 
 
+def activity(loaded: LoadedModel, sentences: List[dict]) -> str:
+    """Part of the encoder's hidden units that aren't 0: for a word, and for any of a sentence.
+
+    Args:
+        loaded: a model whose FFNs have ReLU, else all are active.
+        sentences: batches of one sentence each.
+    """
+    encoder = loaded.model.encoder
+    of_words: List[float] = []
+    of_sentences: List[float] = []
+
+    def look(_: Any, inputs: Any) -> None:
+        active = inputs[0].flatten(0, -2) != 0  # (words, hidden units)
+        of_words.append(float(active.float().mean()))
+        of_sentences.append(float(active.any(0).float().mean()))
+
+    # the stack's own layers, which the fast ones stand in front of
+    ffns = {id(layer.fc2): layer.fc2 for layer in encoder.layers if layer.fc2 is not None}
+    hooks = [fc2.register_forward_pre_hook(look) for fc2 in ffns.values()]
+    loaded.model.args.inference = "plain"
+    loaded.model.prepare_for_inference_(OmegaConf.structured(FairseqConfig()))
+    with torch.no_grad():
+        for batch in sentences:
+            loaded.model.encoder.forward_torchscript(batch["net_input"])
+    for hook in hooks:
+        hook.remove()
+    if not of_words:
+        return "no FFN"
+    word, sentence = (sum(parts) / len(parts) for parts in (of_words, of_sentences))
+    return f"{word:.1%} for a word, {sentence:.1%} for any word of a sentence"
+
+
 def main() -> None:
     """Compare, print, judge."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
@@ -104,6 +141,11 @@ def main() -> None:
         ]
         plain = decode(loaded, batches, "plain", args.beam)
         print(f"{checkpoint}: plain: BLEU {bleu(loaded, plain):.2f}", flush=True)
+        few = [
+            chosen.dataset.collater([chosen.dataset[int(order[index])]])
+            for index in spread_over(len(order), min(SENTENCES, len(order)))
+        ]
+        print(f"{checkpoint}: active hidden units: {activity(loaded, few)}", flush=True)
         for precision in args.precisions.split(","):
             fast = decode(loaded, batches, precision, args.beam)
             facts = differences(fast, plain)

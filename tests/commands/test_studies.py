@@ -85,7 +85,10 @@ def test_fast_decoding_is_compared_with_fairseqs_own(checkout, finished):
     checkpoint = "runs/quickstart/one_wide/checkpoints/checkpoint_last.pt"
     lines = study(checkout, "check_decoding.py", checkpoint).splitlines()
     found = {line.split(": ")[1]: line for line in lines}
-    assert list(found) == ["plain", "float32", "bfloat16", "int8"]
+    assert list(found) == ["plain", "active hidden units", "float32", "bfloat16", "int8"]
+    active = found["active hidden units"]
+    word, sentence = map(float, re.findall(r"([\d.]+)% for", active))
+    assert 0 < word < sentence <= 100
     assert "'sentences': 43, 'best hypothesis differs': 0" in found["float32"]
 
 

@@ -128,7 +128,7 @@ def test_a_given_first_word_and_words_that_are_never_chosen():
 def test_an_end_that_is_forbidden_ends_nothing():
     """Though it is among the best where fewer words are allowed than there are beams."""
     one = model("baseline, pre-norm")
-    options = {"suppressed": [f"w{word}" for word in range(2, 27)], "min_len": 2, "beam": 6}
+    options = {"suppressed": [f"w{word}" for word in range(2, 27)], "min_len": 2, "beam": 14}
     plain = search([one], "plain", **options)
     fast = search([one], **options)
     assert_same(fast, plain)
