@@ -40,7 +40,7 @@ for part in $parts; do
       ;;
     loss)
       bench loss --sizes tiny --configs baseline --memory-rounds 0 --rounds 0 --max-tokens 512 \
-        --options default fp32_fused bf16 bf16_fused --loss-updates 600 --loss-seeds 2
+        --options default fp32_fused bf16 bf16_fused --loss-updates 150 --loss-seeds 2
       ;;
     memory)
       bench memory --sizes big --configs baseline one_wide --options default unchunked \
