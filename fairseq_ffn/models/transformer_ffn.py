@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import logging
 from typing import Iterable, Iterator, Optional
 
@@ -36,6 +37,9 @@ from fairseq_ffn.modules import LayerPlan, ModulePool, build_decoder_layer, buil
 from fairseq_ffn.modules.attention import use_projections_of
 
 logger = logging.getLogger(__name__)
+
+#: FSDP is fairscale's; fairseq looks for it once a layer, which costs most where it isn't there
+HAS_FAIRSCALE = importlib.util.find_spec("fairscale") is not None
 
 
 @register_model("transformer_ffn")
@@ -243,6 +247,8 @@ def _wrap(layer: nn.Module, cfg: TransformerConfig) -> nn.Module:
     """Activation checkpointing and FSDP, as in fairseq's ``build_*_layer``."""
     if cfg.checkpoint_activations:
         layer = checkpoint_wrapper(layer, offload_to_cpu=cfg.offload_activations)
+    if not HAS_FAIRSCALE:
+        return layer
     # a checkpointed layer is always wrapped, whatever its size
     min_num_params = 0 if cfg.checkpoint_activations else cfg.min_params_to_wrap
     return fsdp_wrap(layer, min_num_params=min_num_params)

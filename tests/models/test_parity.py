@@ -21,6 +21,7 @@ from helpers import (
     task,
 )
 
+from fairseq_ffn.models import transformer_ffn
 from fairseq_ffn.models.architectures import SIZES
 from fairseq_ffn.models.flags import DEFAULTS
 
@@ -201,6 +202,20 @@ def test_every_size_has_a_baseline_that_is_fairseqs_transformer(size, config):
         torch.manual_seed(10)
         found.append({"logits": logits(model.train(), batch())})
     assert_equal_tensors(found[1], found[0])
+
+
+@pytest.mark.parametrize("flags, least", [({}, 7), ({"checkpoint_activations": True}, 0)])
+def test_fairscale_is_given_every_layer_as_by_fairseq(monkeypatch, flags, least):
+    """FSDP wraps layers of so many parameters; stands in for fairscale, which isn't there."""
+    given = []
+    monkeypatch.setattr(transformer_ffn, "HAS_FAIRSCALE", True)
+    monkeypatch.setattr(
+        transformer_ffn,
+        "fsdp_wrap",
+        lambda layer, min_num_params: given.append(min_num_params) or layer,
+    )
+    build("transformer_ffn", **SMALL, **flags, min_params_to_wrap=7)
+    assert given == [least] * 6
 
 
 @pytest.mark.parametrize("layout", ["independent", "shared"])
