@@ -188,8 +188,10 @@ def profile(args: argparse.Namespace, model: List[str]) -> Dict[str, Any]:
         ``products``, the share of matrix products, their ``gflops`` (10^9 operations a second), and
         ``others``, the share of each other operation.
     """
-    trainer = trainer_of(args, model)
-    batches = batches_of(args, trainer)[: WARMUP + args.profile_updates]
+    updates = WARMUP + args.profile_updates
+    settings = argparse.Namespace(**{**vars(args), "updates": updates})
+    trainer = trainer_of(settings, model)
+    batches = batches_of(settings, trainer)
     onednn.use(False)
     for batch in batches[:WARMUP]:
         trainer.train_step([batch])

@@ -148,15 +148,17 @@ def quickstart_training(
     return command + (["--lr", learning_rate] if learning_rate else [])
 
 
-def fairseq_decode(text: Text, checkpoint: Path, log: Path, user_dir: Path) -> Decoded:
-    """fairseq-generate on the test set."""
+def fairseq_decode(
+    text: Text, checkpoint: Path, log: Path, user_dir: Path, *more: object
+) -> Decoded:
+    """fairseq-generate on the test set, with ``more`` flags."""
     if not log.is_file():
         logger.info(f"{log.parent.name}: fairseq-generate, {log.stem}")
         command = [
             *("fairseq-generate", text.binary, "--user-dir", user_dir, "--path", checkpoint),
             *("--gen-subset", "test", "--beam", BEAM, "--max-tokens", 8 * MAX_TOKENS),
             *("--required-batch-size-multiple", 1, "--num-workers", 0),
-            *("--remove-bpe", "sentencepiece"),
+            *("--remove-bpe", "sentencepiece", *more),
         ]
         temporary = log.with_name(log.name + ".tmp")
         run(command, temporary)

@@ -10,6 +10,7 @@ from pathlib import Path
 from unittest.mock import MagicMock
 
 import pytest
+from hostile_files import UNUSABLE
 
 from commands.lab import MODELS, words, write_corpus
 from fairseq_ffn.checkpoints import load_checkpoint, save_checkpoint
@@ -285,6 +286,12 @@ def test_files_that_arent_there_or_arent_checkpoints(lab, tmp_path, capsys):
     end = ["--data", lab.data(), "--output", tmp_path / "out"]
     line = refused(capsys, "geometry", tmp_path / "missing.pt", *end)
     assert "missing.pt" in line
+    # PyTorch says "Invalid argument" and no more
+    write, part = UNUSABLE["cut in half"]
+    write(tmp_path / "half.pt")
+    where = ["--source-lang", "xx", "--target-lang", "yy"]
+    line = refused(capsys, "geometry", tmp_path / "half.pt", *end, *where)
+    assert line.startswith(f"checkpoint {tmp_path}/half.pt: ") and part in line
     result = lab.run("fairseq-ffn", "analyze", "geometry", tmp_path / "text.pt", *end, fails=True)
     assert "text.pt: not a PyTorch checkpoint" in result.error_line()
 
