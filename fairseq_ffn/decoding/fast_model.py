@@ -322,6 +322,14 @@ def restore(model: Any) -> None:
         model.decoder = model.decoder.plain
 
 
+def restore_if_moved(model: Any) -> None:
+    """Take them away from a model that is now where, or of a type that, they aren't made for."""
+    reason = why_plain(model, None)
+    if reason is not None and isinstance(model.decoder, FastDecoder):
+        restore(model)
+        logger.info(f"decoding: plain model, since {reason}")
+
+
 def why_plain(model: Any, generation: Any) -> Optional[str]:
     """Why this model has to decode on fairseq's path, or None."""
     encoder, decoder = model.encoder, model.decoder

@@ -137,6 +137,19 @@ class TransformerFfnModel(TransformerModel):
         super().prepare_for_inference_(cfg)
         prepare(self, cfg)
 
+    def _apply(self, fn, recurse: bool = True) -> TransformerFfnModel:
+        """As in PyTorch, whose ``cuda``, ``half`` and ``to`` come here.
+
+        fairseq's hub interface prepares a model for inference before it is moved: packed weights
+        would stay behind.
+        """
+        super()._apply(fn, recurse)
+        if not isinstance(self.decoder, TransformerFfnDecoder):  # a fast one stands in front
+            from fairseq_ffn.decoding.fast_model import restore_if_moved
+
+            restore_if_moved(self)
+        return self
+
     def upgrade_state_dict_named(self, state_dict: dict, name: str) -> None:
         """Write shared modules out for every layer before fairseq prunes layers by their names."""
         super().upgrade_state_dict_named(state_dict, name)

@@ -319,6 +319,24 @@ def test_another_device_takes_fairseqs_path(caplog):
     assert not is_fast(one) and "plain model, since the model is on device meta" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("move", "reason"),
+    [
+        (lambda one: one.double(), "the model's weights are torch.float64"),
+        (lambda one: one.to("meta"), "the model is on device meta"),
+    ],
+)
+def test_a_model_that_is_moved_after_it_was_prepared_takes_fairseqs_path(move, reason, caplog):
+    """As the hub interface does it."""
+    one, plain = prepared()
+    assert is_fast(one.float()) and is_fast(one.cpu())  # these change nothing
+    with caplog.at_level(logging.INFO):
+        move(one)
+    assert not is_fast(one) and f"decoding: plain model, since {reason}" in caplog.text
+    if reason.endswith("float64"):
+        assert_same(search([one]), search([plain.double()], "plain"), tolerance=1e-12)
+
+
 def test_double_precision_stays_double(caplog):
     one = built_at_random("transformer_ffn", **SMALL)
     with caplog.at_level(logging.INFO):
