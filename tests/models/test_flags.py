@@ -443,9 +443,10 @@ class TestCpuAutocast:
 
 def test_autocast_is_for_the_cpu_only():
     model = build("transformer_ffn", **SMALL, cpu_autocast="bfloat16")
-    model.forward = lambda: torch.is_autocast_enabled("cpu")
-    assert model()
-    assert not model.to("meta")()
+    model.forward = lambda src_tokens: torch.is_autocast_enabled("cpu")
+    tokens = torch.zeros(1, 2)
+    assert model(tokens)
+    assert not model.to("meta")(tokens)
 
 
 @pytest.mark.parametrize(
