@@ -24,7 +24,7 @@ def lab(tmp_path_factory, request) -> Iterator[Lab]:
 @pytest.fixture(scope="session")
 def checkout(lab) -> Path:
     """A copy of the repository with a small corpus."""
-    return lab.once("checkout", lambda folder: copy_repository(folder / "copy")) / "copy"
+    return lab.once("small-checkout", lambda folder: copy_repository(folder / "copy")) / "copy"
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +37,6 @@ def finished(lab, checkout) -> CompletedProcess:
         (folder / "stdout").write_text(done.stdout)
         (folder / "stderr").write_text(done.stderr)
 
-    folder = lab.once("quickstart", make)
+    folder = lab.once("small-quickstart", make)
     out, errors = ((folder / name).read_text() for name in ("stdout", "stderr"))
     return CompletedProcess(["scripts/quickstart.sh", *SETTINGS], 0, out, errors)
