@@ -14,7 +14,7 @@ import sys
 import traceback
 from pathlib import Path
 from types import TracebackType
-from typing import Optional
+from typing import Callable, Optional
 
 from fairseq_ffn import checkpoint_errors
 
@@ -61,6 +61,17 @@ def install_one_line_errors() -> None:
 
     report._fairseq_ffn = True  # type: ignore[attr-defined]
     sys.excepthook = report
+
+
+def run_script(main: Callable[[], object]) -> None:
+    """Run a program of ``scripts/``; its known errors are one line, exit status 1."""
+    try:
+        main()
+    except Exception as error:
+        line = one_line(error, error.__traceback__)
+        if line is None or os.environ.get(TRACEBACK_VARIABLE) == "1":
+            raise
+        sys.exit(f"{Path(sys.argv[0]).stem}: error: {printable(line)}")
 
 
 def one_line(error: BaseException, trace: Optional[TracebackType] = None) -> Optional[str]:

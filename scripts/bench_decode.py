@@ -36,6 +36,7 @@ from fairseq_ffn.decoding.candidates import (
 from fairseq_ffn.decoding.fast_search import search_class
 from fairseq_ffn.decoding.measured_generator import decode, measured
 from fairseq_ffn.decoding.products import KERNELS, activations_of
+from fairseq_ffn.errors import run_script
 from fairseq_ffn.export.ctranslate2_model import import_ctranslate2, write_ctranslate2
 from fairseq_ffn.files import write_json
 from fairseq_ffn.latency.clock import Clock
@@ -473,4 +474,4 @@ def _facts(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -6,6 +6,7 @@
 # Threads: BENCH_THREADS (default: 1).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+[ $# -le 1 ] || { echo "bench_train: error: $2: one part at a time, or none for all" >&2; exit 2; }
 case "${1:-}" in
   -h | --help) sed -n '2,6s/^# //p' "$0"; exit 0 ;;
   "" | speed | loss | memory) parts=${1:-speed loss memory} ;;

@@ -35,6 +35,7 @@ from fairseq.logging import metrics
 from fairseq.trainer import Trainer
 
 from fairseq_ffn import onednn
+from fairseq_ffn.errors import run_script
 from fairseq_ffn.files import read_lines, write_json, write_text
 from fairseq_ffn.latency.clock import Clock
 from fairseq_ffn.latency.comparison import Candidate, Interleaved, Ratio
@@ -315,7 +316,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sizes", nargs="+", default=["tiny", "base"], help="default: tiny base")
+    parser.add_argument(
+        "--sizes", nargs="+", choices=SIZES, default=["tiny", "base"], help="default: tiny base"
+    )
     parser.add_argument("--configs", nargs="+", default=list(CONFIGS), help="beside stock fairseq")
     parser.add_argument(
         "--options",
@@ -367,4 +370,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

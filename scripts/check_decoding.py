@@ -25,6 +25,8 @@ from omegaconf import OmegaConf
 from fairseq_ffn.cli.arguments import positive
 from fairseq_ffn.decoding.candidates import LoadedModel, SetToDecode, load_checkpoints
 from fairseq_ffn.decoding.fast_search import search_class
+from fairseq_ffn.decoding.products import KERNELS
+from fairseq_ffn.errors import run_script
 from fairseq_ffn.latency.protocol import spread_over
 
 TOLERANCE = 1e-4
@@ -126,6 +128,9 @@ def main() -> None:
     parser.add_argument("--batch-size", type=positive, default=32)
     parser.add_argument("--precisions", default="float32,bfloat16,int8")
     args = parser.parse_args()
+    for precision in args.precisions.split(","):
+        if precision not in KERNELS:
+            parser.error(f"--precisions {precision}: use some of {', '.join(KERNELS)}")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     failed = False
     for checkpoint in args.checkpoints:
@@ -157,4 +162,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

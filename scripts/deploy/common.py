@@ -21,7 +21,7 @@ import sentencepiece  # noqa: E402
 from jobs import run  # noqa: E402
 from training import MAX_TOKENS, train_command  # noqa: E402
 
-from fairseq_ffn.errors import UserError, explain_os_error  # noqa: E402
+from fairseq_ffn.errors import UserError, run_script  # noqa: E402
 from fairseq_ffn.files import read_lines, write_text  # noqa: E402
 from fairseq_ffn.reporting.significance import compare  # noqa: E402
 
@@ -86,11 +86,7 @@ def run_study(main: Callable[[], None]) -> None:
     """A study whose known errors are one line."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("fairseq").setLevel(logging.WARNING)
-    try:
-        main()
-    except (UserError, OSError) as error:
-        line = explain_os_error(error) if isinstance(error, OSError) else str(error)
-        sys.exit(f"{Path(sys.argv[0]).stem}: error: {line}")
+    run_script(main)
 
 
 def read_text(corpus: Path) -> Text:

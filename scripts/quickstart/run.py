@@ -106,8 +106,12 @@ def parse(arguments: List[str]) -> argparse.Namespace:
     unknown = [name for name in args.models if name not in CONFIGS]
     if unknown:
         parser.error(f"--models: unknown '{unknown[0]}'; use {', '.join(CONFIGS)}")
-    if not 0 < args.minutes < math.inf:
-        parser.error("--minutes: must be more than 0")
+    least = 0 if args.updates else _reserve(args) / 60
+    if not least < args.minutes < math.inf:
+        parser.error(
+            f"--minutes {args.minutes:g}: translating and measuring alone take about {least:g}, "
+            "and preparing a minute or two; give more, or choose --updates"
+        )
     if not 0 <= args.seed < 2**32:
         parser.error("--seed: must be from 0 to 4294967295")
     if args.updates is not None and args.updates < 1:
