@@ -38,7 +38,7 @@ def import_ctranslate2() -> Any:
         return importlib.import_module("ctranslate2")
     except ImportError as error:
         raise UserError(
-            "the package ctranslate2 is needed and can't be imported "
+            "this needs the package ctranslate2, which can't be imported "
             f"({error}); pip install 'fairseq-ffn[export]' or pip install ctranslate2"
         ) from error
 
