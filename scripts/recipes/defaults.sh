@@ -64,11 +64,10 @@ mini_model() {
 # What --mini shrinks everywhere: sizes and data, nothing else.
 mini_sizes() {
   UPDATES=${ASKED_UPDATES:-12}
-  WARMUP=$((UPDATES / 3))
+  WARMUP=$(((UPDATES + 2) / 3))     # at least 1: the learning rate is divided by it
   BATCH_TOKENS=1024
   MAX_TOKENS=512
-  SAVE_EVERY=$((UPDATES / 3))
-  if [ "$SAVE_EVERY" = 0 ]; then SAVE_EVERY=1; fi
+  SAVE_EVERY=$WARMUP
   AVERAGE=2
   LOG_EVERY=$(((UPDATES + 99) / 100))
   DATA_BUFFER=0            # the thread that reads ahead can abort a process that ends soon
